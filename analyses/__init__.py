@@ -1,0 +1,1 @@
+"""Studies: checkpoints in, reports out; the ``rhoscope`` command line."""

@@ -1,0 +1,53 @@
+"""The command ``rhoscope``: gathers the commands and turns errors into one clear line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import typer
+
+from manifold.errors import RhoscopeError
+
+# One module of analyses.commands per entry; each offers ``register(app)``.
+COMMANDS: tuple[str, ...] = ()
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every command registered."""
+    app = typer.Typer(
+        name="rhoscope",
+        help="See a neural network learn symbols: potentials, spectra and entropy of trained networks.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+
+    @app.callback()
+    def _main() -> None:
+        pass
+
+    for name in COMMANDS:
+        importlib.import_module(f"analyses.commands.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 a check failed, 2 bad input, 3 not converged, 130 interrupted."""
+    try:
+        build_app()()
+    except RhoscopeError as error:
+        sys.stderr.write(f"rhoscope: {' '.join(str(error).split())}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("rhoscope: interrupted; files already written are complete\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of ``rhoscope``, one module each; `analyses.cli` gathers them."""

@@ -1,0 +1,190 @@
+"""A study on disk: one xarray Dataset, its provenance, its JSON summary; atomic, never over a user's file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from manifold.errors import InputError, OutputExistsError, RhoscopeError
+
+SCHEMA_VERSION = 1
+
+
+class Progress(Protocol):
+    """What long work calls to say how far it is; the command line turns it into a bar."""
+
+    def __call__(self, done: float, total: float, message: str = "") -> None:
+        """Report ``done`` of ``total`` units (any unit) and a short message."""
+
+
+def silent(done: float, total: float, message: str = "") -> None:
+    """A `Progress` that says nothing: the default everywhere in the library."""
+
+
+def check_free(path: Path | None, force: bool) -> None:
+    """Refuse early, before any work, an output that exists already.
+
+    Raises
+    ------
+    OutputExistsError
+        If the path exists and ``force`` is false.
+    """
+    if path is not None and Path(path).exists() and not force:
+        raise OutputExistsError(f"{path} exists already; give --force to replace it, or another name")
+
+
+@contextmanager
+def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Write to a temporary file beside ``path``; rename it on success, remove it on failure.
+
+    Raises
+    ------
+    OutputExistsError
+        If the path exists and ``force`` is false.
+    RhoscopeError
+        If the folder cannot be written (missing rights, full disk); the old file is untouched.
+    """
+    path = Path(path)
+    check_free(path, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise RhoscopeError(f"cannot write {path}: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise RhoscopeError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rhoscope_version() -> str:
+    """The installed version of rhoscope, or ``"unknown"`` from a bare source tree."""
+    try:
+        return version("rhoscope")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def provenance(*, seed: int | None = None, device: str = "cpu", dtype: str = "float64") -> dict[str, Any]:
+    """Who made this result: versions, command line, seed, device and dtype."""
+    return {
+        "rhoscope": rhoscope_version(),
+        "python": sys.version.split()[0],
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+        "torch": version("torch"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Turn a nested result into JSON types: NaN and infinities to null, complex to ``{"re", "im"}``."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist") and not isinstance(value, (str, bytes)):
+        return plain(value.tolist())
+    if isinstance(value, complex):
+        return {"re": plain(value.real), "im": plain(value.imag)}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """The one JSON document of a command, as the contract of ``--json`` asks."""
+    return json.dumps(plain({"schema_version": SCHEMA_VERSION, **document}), allow_nan=False)
+
+
+def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
+    """Write a study as netCDF4 (h5netcdf), atomically; complex variables become ``*_re`` and ``*_im``.
+
+    Parameters
+    ----------
+    study : xarray.Dataset
+        Every variable should carry ``units`` and ``definition`` in its attrs.
+    path : Path
+        Usually ends in ``.nc``.
+    force : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    Path
+        The path written.
+    """
+    flat = study.assign_attrs(
+        {
+            key: value if isinstance(value, (str, int, float)) else json.dumps(plain(value))
+            for key, value in {"schema_version": SCHEMA_VERSION, **study.attrs}.items()
+        }
+    )
+    for name in list(flat.variables):
+        values = flat[name]
+        if np.iscomplexobj(values):
+            flat = flat.drop_vars(name).assign({f"{name}_re": values.real, f"{name}_im": values.imag})
+        elif values.dtype == bool:
+            flat[name] = values.astype(np.int8).assign_attrs(values.attrs)
+    with atomic_path(Path(path), force=force) as temporary:
+        flat.to_netcdf(temporary, engine="h5netcdf")
+    return Path(path)
+
+
+def read_study(path: Path) -> xr.Dataset:
+    """Load a study written by `write_study`, wholly into memory.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is no netCDF file, or was written by a newer schema.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as opened:
+            study = opened.load()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a study written by rhoscope (.nc); {error}") from error
+    if int(study.attrs.get("schema_version", 0)) > SCHEMA_VERSION:
+        raise InputError(f"{path}: written by a newer rhoscope; update rhoscope to read it")
+    return study
+
+
+def write_csv(study: xr.Dataset, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write every variable of a study as one CSV file in ``folder``; returns the paths."""
+    paths = []
+    for name, values in study.data_vars.items():
+        table = values.to_dataframe(name=str(name)) if values.ndim else None
+        with atomic_path(Path(folder) / f"{name}.csv", force=force) as temporary:
+            if table is None:
+                temporary.write_text(f"{name}\n{values.item()}\n")
+            else:
+                table[[name]].to_csv(temporary)
+        paths.append(Path(folder) / f"{name}.csv")
+    return paths

@@ -1,0 +1,1 @@
+"""Functionals of measures, their Wasserstein gradient flow, its second variation and spectrum."""
