@@ -58,6 +58,11 @@ class Linearisation(ABC):
     def potential_gradients(self) -> Tensor:
         """Gradients at the particles of functions spanning span(R), (q, m, D); m may exceed the rank."""
 
+    def symmetry_fields(self) -> Tensor:
+        """Directions per particle to which every gradient of R is orthogonal, shape (q, g, D); default none."""
+        q, dimension = self.measure.points.shape
+        return torch.zeros(q, 0, dimension, dtype=self.gradient.dtype, device=self.gradient.device)
+
 
 class Functional(ABC):
     """A smooth functional of measures that depends on finitely many potentials."""
@@ -231,3 +236,7 @@ class _DecayedLinearisation(Linearisation):
     @override
     def potential_gradients(self) -> Tensor:
         return self.inner.potential_gradients()
+
+    @override
+    def symmetry_fields(self) -> Tensor:
+        return self.inner.symmetry_fields()

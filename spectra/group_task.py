@@ -247,3 +247,25 @@ class GroupLinearisation(Linearisation):
             of_c = sums.square()[..., None] * channel
             pieces.append(task.restrict((of_a, of_b, of_c.expand_as(of_a))).reshape(q, n * n, -1))
         return torch.cat(pieces, dim=1)
+
+    @override
+    def symmetry_fields(self) -> Tensor:
+        """``(a, b, -2c)`` of the scaling symmetry; uncentred also ``a + t, b - t`` and a mean of c.
+
+        Every r is quadratic in (a, b) and linear in c, so it does not change along
+        ``(t a, t b, c / t^2)``; only the sum of the means of a and b matters; and the projected loss
+        does not see the mean of c.
+        """
+        task, points = self.task, self.measure.points
+        blocks = list(points.chunk(2 if task.tied else 3, dim=1))
+        fields = [torch.cat([*blocks[:-1], -2 * blocks[-1]], dim=1)]
+        width = blocks[0].shape[1]
+        if not task.centred and not task.tied:
+            shift = torch.zeros_like(points)
+            shift[:, 0], shift[:, width] = 1, -1
+            fields.append(shift)
+        if not task.centred and task.projected:
+            mean = torch.zeros_like(points)
+            mean[:, -width] = 1
+            fields.append(mean)
+        return torch.stack(fields, dim=1)
