@@ -10,7 +10,6 @@ import numpy as np
 import scipy.integrate
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
 
 from manifold.errors import InputError, NotConvergedError
 from manifold.measures import ParticleMeasure
@@ -125,3 +124,98 @@ def classify(functional: Functional, measure: ParticleMeasure, *, tol: float) ->
         if functional.linearise(measure).slope_norm() <= 10 * tol
         else FixedPointKind.STATIONARY
     )
+
+
+def refine(
+    functional: Functional, measure: ParticleMeasure, *, tol: float = 1e-9, max_iterations: int = 1000,
+    progress: Callable[[float, float, str], None] | None = None,
+) -> FixedPoint:  # fmt: skip
+    """Move the particles to a nearby stationary point: trust-region Newton with exact products.
+
+    Minimises the objective (decay included) over the particles in half-density coordinates, where the
+    Hessian is the second variation. From the basin of a minimum it converges superlinearly; it never
+    converges to a saddle.
+
+    Parameters
+    ----------
+    functional : Functional
+        The objective.
+    measure : ParticleMeasure
+        Start.
+    tol : float
+        Wanted ``max_j |grad V(z_j)|``.
+    max_iterations : int
+        Newton steps.
+    progress : callable, optional
+        Called with (digits gained, digits wanted, message).
+
+    Returns
+    -------
+    FixedPoint
+
+    Raises
+    ------
+    NotConvergedError
+        If the tolerance is not met; ``partial`` holds the `FixedPoint` reached.
+    """
+    root = measure.weights.sqrt()[:, None]
+    before = gradient_norm(functional, measure)
+    state: dict[str, object] = {"key": None, "steps": 0}
+
+    def at(x: np.ndarray):
+        if state["key"] is None or not np.array_equal(state["key"], x):
+            points = torch.as_tensor(x.reshape(measure.points.shape), device=root.device) / root
+            state["at"] = functional.linearise(ParticleMeasure(points, measure.weights))
+            state["key"] = x.copy()
+        return state["at"]
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return (root * at(x).gradient).cpu().numpy().reshape(-1)
+
+    def curvature(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        field = torch.as_tensor(p.reshape(measure.points.shape), device=root.device) / root
+        return (root * at(x).product(field[None])[0]).cpu().numpy().reshape(-1)
+
+    def watch(intermediate_result) -> None:
+        reached = float(at(intermediate_result.x).gradient.norm(dim=1).max())
+        state["steps"] = int(state["steps"]) + 1
+        if progress is not None and reached > 0:
+            progress(max(0.0, -np.log10(reached)), -np.log10(tol), f"refining, gradient {reached:.1e}")
+        if reached <= tol:
+            raise StopIteration
+
+    start = (root * measure.points).cpu().numpy().reshape(-1)
+    if before > tol:
+        solution = minimize(
+            lambda x: at(x).value, start, jac=slope, hessp=curvature, method="trust-ncg", callback=watch,
+            options={"gtol": 0.0, "maxiter": max_iterations, "initial_trust_radius": 0.1},
+        ).x  # fmt: skip
+    else:
+        solution = start
+    return _finish(functional, measure, solution, before, tol, int(state["steps"]))
+
+
+def _finish(
+    functional: Functional, measure: ParticleMeasure, solution: np.ndarray, before: float, tol: float,
+    steps: int,
+) -> FixedPoint:  # fmt: skip
+    root = measure.weights.sqrt()[:, None]
+    points = torch.as_tensor(solution.reshape(measure.points.shape), device=root.device) / root
+    found = ParticleMeasure(points, measure.weights)
+    moved = float(measure.expectation((points - measure.points).square().sum(1)) / measure.mass) ** 0.5
+    after = gradient_norm(functional, found)
+    kind = classify(functional, found, tol=tol)
+    result = FixedPoint(found, before, after, moved, kind, True, steps)
+    if after > tol:
+        raise NotConvergedError(
+            f"refine: max_j |grad V(z_j)| = {after:.2e} after {steps} Newton steps, wanted {tol:.1e}; "
+            "train longer first, or ask for a larger tolerance",
+            partial=result,
+        )
+    return result
+
+
+def measured_point(functional: Functional, measure: ParticleMeasure, *, tol: float = 1e-9) -> FixedPoint:
+    """Describe a measure as it is, without refinement."""
+    size = gradient_norm(functional, measure)
+    return FixedPoint(measure, size, size, 0.0, classify(functional, measure, tol=tol), False, 0)

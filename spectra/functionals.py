@@ -58,8 +58,12 @@ class Linearisation(ABC):
     def potential_gradients(self) -> Tensor:
         """Gradients at the particles of functions spanning span(R), (q, m, D); m may exceed the rank."""
 
+    @abstractmethod
+    def slope_norm(self) -> float:
+        """Norm of grad L in independent potentials: zero exactly at MP-critical measures."""
+
     def symmetry_fields(self) -> Tensor:
-        """Directions per particle to which every gradient of R is orthogonal, shape (q, g, D); default none."""
+        """Directions per particle orthogonal to every gradient of R, shape (q, g, D); default none."""
         q, dimension = self.measure.points.shape
         return torch.zeros(q, 0, dimension, dtype=self.gradient.dtype, device=self.gradient.device)
 
@@ -163,6 +167,10 @@ class _AutodiffLinearisation(Linearisation):
         return result
 
     @override
+    def slope_norm(self) -> float:
+        return float(self._slope.norm())
+
+    @override
     def flat_kernel(self) -> Tensor:
         curvature = torch.func.hessian(self._functional.loss)(self._rho)
         return self._values @ curvature @ self._values.T
@@ -236,6 +244,10 @@ class _DecayedLinearisation(Linearisation):
     @override
     def potential_gradients(self) -> Tensor:
         return self.inner.potential_gradients()
+
+    @override
+    def slope_norm(self) -> float:
+        return self.inner.slope_norm()
 
     @override
     def symmetry_fields(self) -> Tensor:

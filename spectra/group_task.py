@@ -249,6 +249,15 @@ class GroupLinearisation(Linearisation):
         return torch.cat(pieces, dim=1)
 
     @override
+    def slope_norm(self) -> float:
+        """Norm of the derivative of the loss in the outputs of its pairs (projected if the loss is)."""
+        task = self.task
+        count = task.group.order**2 if task.pairs is None else len(task.pairs)
+        if task.loss != "cross_entropy":
+            return 2 * (max(self.value, 0.0) / count) ** 0.5
+        return sum(term.slope_norm() for _, term in self.terms if isinstance(term, PairTerm))
+
+    @override
     def symmetry_fields(self) -> Tensor:
         """``(a, b, -2c)`` of the scaling symmetry; uncentred also ``a + t, b - t`` and a mean of c.
 

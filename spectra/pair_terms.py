@@ -180,6 +180,14 @@ class PairTerm(Term):
                 self._scatter([o[i] for o in out], x, y, of_sums, of_c)
         return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
 
+    def slope_norm(self) -> float:
+        """Norm of the derivative in all outputs of the pairs."""
+        total = 0.0
+        for x, y, target in self._chunks():
+            slope = self.loss.gradient(self._outputs(self.a[x] + self.b[y]), target)
+            total += float(slope.square().sum())
+        return abs(self.coefficient) * total**0.5
+
     @override
     def kernel(self) -> Tensor:
         q = len(self.weights)

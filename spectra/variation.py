@@ -134,7 +134,7 @@ class SecondVariation(SymmetricOperator):
         return (self._root * self.at.product(fields, self.parts)).reshape(len(fields), -1).T
 
     def symmetry_basis(self) -> Tensor:
-        """Orthonormal basis of the symmetry directions of R (all gradients are orthogonal to them), (N, g)."""
+        """Orthonormal basis of the symmetry directions (orthogonal to all gradients of R), (N, g)."""
         fields = self.at.symmetry_fields()
         q, count, width = fields.shape
         blocks = torch.zeros(q, width, q, count, dtype=fields.dtype, device=fields.device)
