@@ -52,7 +52,9 @@ class Opened:
         for key, shard in self.index.items():
             held = contents[shard].tree
             if not isinstance(held, dict) or key not in held:
-                raise CheckpointError(f"the index names {shown(key)}, which shard {shown(shard)} does not hold")
+                raise CheckpointError(
+                    f"the index names {shown(key)}, which shard {shown(shard)} does not hold"
+                )
             tree[key] = held[key]
         return Content(f"sharded {next(iter(contents.values())).format}", tree)
 
@@ -93,6 +95,11 @@ def open_checkpoint(path: Path, max_bytes: int) -> Iterator[Opened]:
         else:
             index, sources = None, {path.name: stack.enter_context(SourceFile(path, max_bytes))}
         yield Opened(sources, index)
+
+
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether a folder is one checkpoint (not a collection of them)."""
+    return any((folder / name).is_file() for name in FOLDER_NAMES)
 
 
 def _inside(folder: Path) -> Path:

@@ -71,6 +71,9 @@ def select_state(content: Content) -> State:
         if tensor.dtype not in FLOATING:
             ignored[shown(key)] = f"dtype {tensor.dtype}"
             continue
+        if tensor.nbytes == 0:
+            ignored[shown(key)] = "empty"
+            continue
         short = _strip(key)
         if short in tensors:
             raise CheckpointError(f"two tensors have the key {shown(short)} once prefixes are stripped")
