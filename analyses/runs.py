@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analyses.checkpoints import Checkpoint, CheckpointReader, read_checkpoint, step_in_name
+from analyses.checkpoints import MAX_BYTES, Checkpoint, CheckpointReader, read_checkpoint, step_in_name
 from analyses.folders import is_checkpoint_folder
 from analyses.layouts import Layout, stored_layout
 from analyses.pickles import shown
@@ -23,7 +23,7 @@ MAY_CHANGE = ("schema_version", "steps", "save_every", "versions", "provenance",
 _OWN_NAME = re.compile(r"step_([0-9]{1,18})\.(pt|safetensors)")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """The checkpoints of one training in the order of their steps.
 
@@ -187,10 +187,7 @@ class Run:
         path = self.path / "checkpoints" / f"step_{step}{suffix}"
         with atomic_path(path, force=True) as temporary:
             temporary.write_bytes(_state_bytes(state, suffix))
-        self.files[step] = path
-        ordered = dict(sorted(self.files.items()))
-        self.files.clear()
-        self.files.update(ordered)
+        self.files = dict(sorted((self.files | {step: path}).items()))
         return path
 
 
@@ -304,7 +301,11 @@ def run_of(file: str | Path) -> Run | None:
 
 
 def read_target(
-    path: str | Path, *, step: int | None = None, step_pattern: str | None = None
+    path: str | Path,
+    *,
+    step: int | None = None,
+    step_pattern: str | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> tuple[Checkpoint, Run | None]:
     """What a command's PATH means: a checkpoint, or one step of a run (the last by default).
 
@@ -316,6 +317,8 @@ def read_target(
         Which step of a run.
     step_pattern : str, optional
         See `Run.open`.
+    max_bytes : int
+        Largest size on disk of the checkpoint.
 
     Returns
     -------
@@ -329,8 +332,9 @@ def read_target(
     path = Path(path)
     if path.is_dir() and not ((not (path / "run.json").exists()) and is_checkpoint_folder(path)):
         run = Run.open(path, step_pattern=step_pattern)
-        return run.read(run.steps[-1] if step is None else step), run
-    checkpoint = read_checkpoint(path, step_pattern=step_pattern)
+        with CheckpointReader(max_bytes=max_bytes) as reader:
+            return run.read(run.steps[-1] if step is None else step, reader), run
+    checkpoint = read_checkpoint(path, step_pattern=step_pattern, max_bytes=max_bytes)
     if step is not None and checkpoint.step != step:
         raise InputError(f"--step {step}: {path} is one checkpoint (of step {checkpoint.step}), not a run")
     return checkpoint, run_of(path)
