@@ -3,7 +3,7 @@
 What is accepted: files of ``torch.save`` (zip format), safetensors, shards of either with an index.
 What is kept: dense, finite, floating tensors of the model's state dict. There is no ``torch.load`` at
 all here, hence no switch that could weaken it: the child process interprets the pickle as data (see
-`analyses.pickles`), checks every size before it reads, and sends plain numbers through a pipe. It has
+`analyses.reading.pickles`), checks every size before it reads, and sends plain numbers through a pipe. It has
 no torch, so it starts in a tenth of a second, and one child reads many files.
 """
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.reading.statedicts import METADATA_KEY
 from manifold.errors import CheckpointError, InputError, UntrustedCheckpointError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 TIMEOUT = 60.0
 _HEADER_LIMIT = 64 << 20
-_START = "import sys; sys.path.insert(0, {root!r}); from analyses.reading_worker import serve; serve()"
+_START = "import sys; sys.path.insert(0, {root!r}); from analyses.reading.worker import serve; serve()"
 _ERRORS = {"CheckpointError": CheckpointError, "UntrustedCheckpointError": UntrustedCheckpointError}
 
 
@@ -45,7 +46,7 @@ class Checkpoint:
     format : str
         ``torch-zip``, ``safetensors``, ``sharded ...``.
     sha256 : str
-        Hash of the file (of several: see `analyses.folders.Opened.sha256`).
+        Hash of the file (of several: see `analyses.reading.folders.Opened.sha256`).
     step : int or None
         Training step, from the pattern, the file name or the file itself.
     tensors : dict of str to Tensor
@@ -128,7 +129,7 @@ class CheckpointReader:
             If it asks to run code or hides its content; nothing was executed.
         """
         path = Path(path)
-        named = step_in_name(path.name, step_pattern)
+        named = step_in_name(path.name, step_pattern) if step_pattern else None
         if not path.exists():
             raise CheckpointError(f"{path}: there is no such file")
         with self._lock:
@@ -139,12 +140,20 @@ class CheckpointReader:
             except BaseException:
                 self.close()  # an interrupted answer would be taken for the next one
                 raise
-        inside = header["step"] if header["step"] is not None else header["epoch"]
+        # What a file says about itself beats the lone number of a name such as model_23.pt.
+        sure = re.search(_NAMED_STEP, path.name)
+        candidates = (
+            named if named is not None else step_in_name(path.name) if sure else None,
+            header["step"],
+            _noted_step(header["metadata"]),
+            step_in_name(path.name),
+            header["epoch"],
+        )
         return Checkpoint(
             path=path,
             format=header["format"],
             sha256=header["sha256"],
-            step=named if named is not None else inside,
+            step=next((step for step in candidates if step is not None), None),
             tensors=tensors,
             ignored=header["ignored"],
             metadata=header["metadata"],
@@ -189,14 +198,14 @@ class CheckpointReader:
         return header, tensors
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module
+class _Refused(Exception):
     """The child refused the file in order; it can read the next one."""
 
     def __init__(self, error: CheckpointError):
         self.error = error
 
 
-class _Broken(Exception):  # noqa: N818 - never leaves this module
+class _Broken(Exception):
     """The child died, took too long, or broke the protocol."""
 
 
@@ -207,7 +216,7 @@ class _Pipe:
         self.child, self.deadline = child, deadline
 
     def frame(self, kind: bytes, *, exactly: int | None = None, limit: int | None = None) -> bytearray:
-        """Payload of the next frame, which must be of this kind; an ``E`` frame raises its error."""
+        # Payload of the next frame, which must be of this kind; an E frame raises its error.
         head = self._bytes(9)
         length = int.from_bytes(head[1:], "little")
         if head[:1] == b"E" and length <= _HEADER_LIMIT:
@@ -246,6 +255,15 @@ def _tensor(data: bytearray, dtype: str, shape: list[int]) -> Tensor:
     if not data:
         return torch.empty(shape, dtype=kind)
     return torch.frombuffer(data, dtype=kind).reshape(shape)
+
+
+def _noted_step(metadata: dict[str, str]) -> int | None:
+    """The step that rhoscope noted when it wrote the file."""
+    try:
+        step = json.loads(metadata.get(METADATA_KEY, "null"))["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if type(step) is int and step >= 0 else None
 
 
 _shared = CheckpointReader()

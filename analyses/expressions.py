@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analyses.pickles import shown
+from analyses.reading.text import shown
 from manifold.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Expression:
                 value = value.mT if value.ndim >= 2 else value
             elif len(operation) > value.ndim:
                 raise LayoutError(
-                    f"{self.text}: {len(operation)} slices for {shown(factor.key)} of shape {tuple(value.shape)}"
+                    f"{self.text}: {len(operation)} slices for {shown(factor.key)} "
+                    f"of shape {tuple(value.shape)}"
                 )
             else:
                 value = value[operation]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from analyses.layouts import ACTIVATIONS, Layout, Weights
+from analyses.activations import ACTIVATIONS, activate
+from analyses.layouts import Layout, Weights
 from manifold.errors import LayoutError
 from manifold.groups import FiniteAbelianGroup
 
@@ -23,6 +24,7 @@ MAX_CANDIDATES = 200
 SAMPLE_PAIRS = 512
 SPARE_TOKENS = 3  # a vocabulary may hold this many more tokens than the group has elements
 VERIFIED = 0.99
+NEAR_ONE_HOT = 0.1  # squared distance to one-hot targets, as a share of the constant predictor's
 
 _OUT = re.compile(
     r"(?:w_?c|c|out\w*|unembed\w*|lm_head|head|dec\w*|readout|w_?u|(?:fc|l|w|lin\w*|layer)_?2)\b", re.I
@@ -95,19 +97,35 @@ def guess_layout(
         for layout in _layouts(candidate, group, activation):
             score = _score(layout, checkpoint, SAMPLE_PAIRS)
             if score is not None:
-                tried.append((score[0], -score[1], layout, candidate))
+                tried.append((*score, layout, candidate))
     if not tried:
         return None
-    # Accuracy decides where it is far above chance, then the loss; the prior of names where it is not.
-    informative = [item for item in tried if item[0] > max(0.2, 5 / item[3].order)]
-    if informative:
-        best_accuracy = max(item[0] for item in informative)
-        near = [item for item in informative if item[0] >= best_accuracy - 0.005]
-        _, _, layout, candidate = max(near, key=lambda item: (item[1], item[3].prior))
-    else:
-        _, _, layout, candidate = tried[0]
+    layout, candidate, rivals = _best(tried)
     layout, accuracy, how = _settle(layout, checkpoint)
+    if rivals:
+        how += f"; {' and '.join(rivals)} would fit as well (--activation decides)"
     return _judged(layout, accuracy, candidate, how, checkpoint)
+
+
+def _best(
+    tried: list[tuple[float, float, Layout, _Candidate]],
+) -> tuple[Layout, _Candidate, list[str]]:
+    """The layout to believe, and other activations that the numbers do not rule out.
+
+    Accuracy decides where it is far above chance, then the loss (a factor of three says nothing: the
+    simpler activation wins); names decide where accuracy says nothing.
+    """
+    informative = [item for item in tried if item[0] > max(0.2, 5 / item[3].order)]
+    if not informative:
+        return tried[0][2], tried[0][3], []
+    accuracy = max(item[0] for item in informative)
+    near = [item for item in informative if item[0] >= accuracy - 0.005]
+    loss = min(item[1] for item in near)
+    near = [item for item in near if item[1] <= 3 * loss]
+    near.sort(key=lambda item: (ACTIVATIONS.index(item[2].activation), -item[3].prior))
+    _, _, layout, candidate = near[0]
+    rivals = {item[2].activation for item in near} - {layout.activation}
+    return layout, candidate, sorted(rivals)
 
 
 def _judged(
@@ -152,28 +170,27 @@ def _candidates(checkpoint: Checkpoint, order: int | None) -> Iterator[_Candidat
     matrices = {key: shape for key, shape in shapes.items() if len(shape) == 2 and min(shape) >= 2}
     if not 2 <= len(matrices) <= MAX_MATRICES:
         return
-    for out in matrices:
-        for rows, width in dict.fromkeys([matrices[out], matrices[out][::-1]]):
-            sizes = [order] if order is not None else range(rows, max(rows - SPARE_TOKENS, 1), -1)
-            for n in sizes:
-                if n <= rows:
-                    yield from _with_out(shapes, matrices, out, n, rows, width)
+    for out, transposed in itertools.product(matrices, (False, True)):
+        rows = matrices[out][transposed]
+        sizes = [order] if order is not None else range(rows, max(rows - SPARE_TOKENS, 1), -1)
+        for n in sizes:
+            if n <= rows:
+                yield from _with_out(shapes, matrices, out, transposed, n)
 
 
 def _with_out(
     shapes: dict[str, tuple[int, ...]],
     matrices: dict[str, tuple[int, ...]],
     out: str,
+    transposed: bool,
     n: int,
-    rows: int,
-    width: int,
 ) -> Iterator[_Candidate]:
-    # Linear layers store (outputs, inputs); rows x width when C is read that way, else transposed.
-    transposed = matrices[out] != (rows, width)
+    rows, width = matrices[out][::-1] if transposed else matrices[out]
     text = _quoted(out) + (".T" if transposed else "")
     text += f"[0:{n}]" if n < rows else ""
     names = list(matrices)
     prior = 4.0 * bool(_OUT.search(out)) + names.index(out) / len(names) - 2.0 * (rows - n)
+    prior -= 0.5 * transposed  # linear layers store (outputs, inputs)
     prior -= 1.0 * bool(_EMBEDDING.search(out) and "un" not in out.lower())
     output_bias = _vector_of(shapes, out, rows)
     rest = {key: shape for key, shape in matrices.items() if key != out}
@@ -329,20 +346,6 @@ def _layouts(candidate: _Candidate, group: str | None, activation: str | None) -
             )
 
 
-def activate(values: Tensor, name: str) -> Tensor:
-    """The activation of a layout, element by element."""
-    import torch
-
-    functions = {
-        "square": torch.square,
-        "relu": torch.relu,
-        "gelu": torch.nn.functional.gelu,
-        "tanh": torch.tanh,
-        "abs": torch.abs,
-    }
-    return functions[name](values)
-
-
 def _outputs(weights: Weights, layout: Layout, x: Tensor, y: Tensor) -> Tensor:
     b = weights.a if weights.b is None else weights.b
     return layout.output_scale * activate(weights.a[x] + b[y], layout.activation) @ weights.c.T
@@ -389,7 +392,7 @@ def _settle(layout: Layout, checkpoint: Checkpoint) -> tuple[Layout, float, str]
             errors[scale, projected] += float(gap.square().sum()) / count
     for projected, loss in ((False, "mse"), (True, "projected_mse")):
         scale = min(scales, key=lambda s: errors[s, projected])
-        if errors[scale, projected] < 0.5 * (1 - 1 / n):
+        if errors[scale, projected] < NEAR_ONE_HOT * (1 - 1 / n):
             how = f", outputs near one-hot vectors ({loss}{' of ' + scales[scale] if scales[scale] else ''})"
             return replace(layout, loss=loss, output_scale=scale * layout.output_scale), right / count, how
     return layout, right / count, ", outputs far from one-hot vectors (taken as logits)"

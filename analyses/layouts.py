@@ -10,9 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.activations import ACTIVATIONS, activate
+from analyses.elements import element_order, inverse, read_elements
 from analyses.expressions import parse_expression
-from analyses.pickles import shown
-from analyses.statedicts import METADATA_KEY
+from analyses.reading.statedicts import METADATA_KEY
+from analyses.reading.text import shown
 from manifold.errors import InputError, LayoutError
 from manifold.groups import FiniteAbelianGroup
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from spectra.networks import GroupNetwork
 
 LOSSES = ("projected_mse", "mse", "cross_entropy")
-ACTIVATIONS = ("square", "relu", "gelu", "tanh", "abs")
 TENSORS = ("w_a", "w_b", "w_c", "bias", "output_bias")
 
 
@@ -109,7 +110,7 @@ class Layout:
         object.__setattr__(self, "output_scale", float(scale))
         object.__setattr__(self, "group", self._parsed_group().name)
         if self.elements is not None:
-            object.__setattr__(self, "elements", _permutation(self.elements, self._parsed_group()))
+            object.__setattr__(self, "elements", element_order(self.elements, self._parsed_group()))
 
     def _parsed_group(self) -> FiniteAbelianGroup:
         if not isinstance(self.group, str):
@@ -266,12 +267,12 @@ class Layout:
             a, b = a + half, None if b is None else b + half
             notes.append("first-layer bias carried exactly: half added to every row of a, half to b")
         if self.elements is not None:
-            place = _inverse(self.elements)
+            place = inverse(self.elements)
             a, c, b = a[place], c[place], None if b is None else b[place]
             notes.append("group elements reordered as the layout says")
         if self.output_bias is not None:
             constant = self._vector("output_bias", checkpoint, n)
-            constant = constant if self.elements is None else constant[_inverse(self.elements)]
+            constant = constant if self.elements is None else constant[inverse(self.elements)]
             if constant.abs().max() > 0:
                 a, b, c = _add_constant(a, b, c, constant / self.output_scale, self.activation)
                 notes.append(
@@ -334,82 +335,19 @@ class Layout:
             raise LayoutError(f"{checkpoint.path}: {name} = {error}") from None
 
 
-def _permutation(elements: Sequence[Any], group: FiniteAbelianGroup) -> tuple[int, ...]:
-    """Element numbers from numbers or coordinates, checked to be a permutation."""
-    numbers = []
-    for item in elements:
-        if isinstance(item, (list, tuple)) and len(item) == len(group.orders):
-            if not all(type(x) is int and 0 <= x < n for x, n in zip(item, group.orders, strict=True)):
-                raise LayoutError(f"elements: {shown(item)} is no element of {group.name}")
-            numbers.append(int(group.index(item)))
-        elif type(item) is int:
-            numbers.append(item)
-        else:
-            raise LayoutError(f"elements: {shown(item)} is no element of {group.name}")
-    if sorted(numbers) != list(range(group.order)):
-        raise LayoutError(
-            f"elements: expected every element of {group.name} once (0 to {group.order - 1}), got {len(numbers)} "
-            "entries that are no such permutation"
-        )
-    return tuple(numbers)
-
-
-def _inverse(elements: Sequence[int]) -> list[int]:
-    place = [0] * len(elements)
-    for row, element in enumerate(elements):
-        place[element] = row
-    return place
-
-
 def _add_constant(
     a: Tensor, b: Tensor | None, c: Tensor, constant: Tensor, activation: str
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """One more neuron whose activity does not depend on the input and whose output is ``constant``."""
     import torch
 
-    if activation == "tanh":
-        level, activity = 1.0, math.tanh(1.0)
-    elif activation == "gelu":
-        level, activity = 1.0, 0.5 * (1 + math.erf(2**-0.5))
-    elif activation == "square":  # the smallest norm of (a, b, c) that gives this constant
-        n = len(constant)
-        level = float((4 * constant.square().sum() / n) ** (1 / 6))
-        activity = level**2
-    else:
-        level, activity = 1.0, 1.0
+    level = 1.0
+    if activation == "square":  # the smallest norm of (a, b, c) that gives this constant
+        level = float((4 * constant.square().sum() / len(constant)) ** (1 / 6))
+    activity = float(activate(torch.tensor(level, dtype=a.dtype), activation))
     half = torch.full((len(a), 1), level / 2, dtype=a.dtype)
     a, b = torch.cat([a, half], 1), None if b is None else torch.cat([b, half], 1)
     return a, b, torch.cat([c, (constant / activity)[:, None]], 1)
-
-
-def read_elements(path: str | Path) -> list[Any]:
-    """Order of the group elements in stored tensors: a JSON list, or one element per line.
-
-    Parameters
-    ----------
-    path : str or Path
-        Entry i is the element (a number, or its coordinates) that row i stands for.
-
-    Returns
-    -------
-    list
-        Numbers or lists of coordinates, unchecked.
-
-    Raises
-    ------
-    LayoutError
-        If the file cannot be read or holds something else.
-    """
-    try:
-        text = Path(path).read_text("utf-8")
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        rows = [[int(item) for item in line.replace(",", " ").split()] for line in text.splitlines()]
-        return [row[0] if len(row) == 1 else row for row in rows if row]
-    except OSError as error:
-        raise LayoutError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise LayoutError(f"{path}: expected group elements, one per line or a JSON list") from error
 
 
 def stored_layout(checkpoint: Checkpoint) -> Layout | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from analyses.checkpoints import MAX_BYTES, Checkpoint, CheckpointReader, read_checkpoint, step_in_name
-from analyses.folders import is_checkpoint_folder
+from analyses.exports import EXPORT_SUFFIXES, state_bytes
 from analyses.layouts import Layout, stored_layout
-from analyses.pickles import shown
+from analyses.reading.folders import is_checkpoint_folder
+from analyses.reading.text import shown
 from analyses.studies import SCHEMA_VERSION, atomic_path, plain
 from manifold.errors import CheckpointError, InputError, OutputExistsError
 
@@ -155,10 +155,8 @@ class Run:
         if step not in self.files:
             near = sorted(self.files, key=lambda known: abs(known - step))[:3]
             raise InputError(f"{self.path}: no checkpoint of step {step}; near ones: {sorted(near)}")
-        checkpoint = (reader.read if reader else read_checkpoint)(
-            self.files[step], step_pattern=self.step_pattern
-        )
-        return checkpoint
+        read = reader.read if reader is not None else read_checkpoint
+        return replace(read(self.files[step]), step=step)
 
     def save(self, step: int, state: Mapping[str, Any], *, suffix: str = ".pt") -> Path:
         """Write the checkpoint of a step, atomically; an existing one is replaced.
@@ -180,27 +178,15 @@ class Run:
         InputError
             If the step is negative or the suffix unknown.
         """
-        if step < 0 or suffix not in (".pt", ".safetensors"):
+        if step < 0 or suffix not in EXPORT_SUFFIXES:
             raise InputError(
                 f"checkpoint: expected a step >= 0 and .pt or .safetensors, got {step}, {suffix}"
             )
         path = self.path / "checkpoints" / f"step_{step}{suffix}"
         with atomic_path(path, force=True) as temporary:
-            temporary.write_bytes(_state_bytes(state, suffix))
+            temporary.write_bytes(state_bytes(state, suffix))
         self.files = dict(sorted((self.files | {step: path}).items()))
         return path
-
-
-def _state_bytes(state: Mapping[str, Any], suffix: str) -> bytes:
-    if suffix == ".safetensors":
-        from safetensors.torch import save
-
-        return save({key: tensor.detach().contiguous().cpu() for key, tensor in state.items()})
-    import torch
-
-    buffer = io.BytesIO()  # a path would put the temporary file's name into the archive
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -251,7 +237,8 @@ def _step_files(
     candidates = _candidates(path) if path.is_dir() else []
     if not candidates and not empty:
         raise CheckpointError(
-            f"{path}: holds no checkpoint; expected files {', '.join(SUFFIXES)} in it or in {path}/checkpoints"
+            f"{path}: holds no checkpoint; expected files {', '.join(SUFFIXES)} in it "
+            "or in its folder checkpoints"
         )
     steps: list[tuple[int | None, Path]] = []
     for file in candidates:
@@ -263,7 +250,8 @@ def _step_files(
         steps = [(read_checkpoint(file).step, file) for file in candidates]  # the names say nothing
     if candidates and all(step is None for step, _ in steps):
         raise CheckpointError(
-            f"{path}: neither names nor contents tell the training step (first file: {shown(candidates[0].name)}); "
+            f"{path}: neither names nor contents tell the training step "
+            f"(first file: {shown(candidates[0].name)}); "
             "give --step-pattern with a group that matches the number"
         )
     files: dict[int, Path] = {}

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from analyses.checkpoints import MAX_BYTES, Checkpoint
+from analyses.commands.layout_options import ActivationOption, GroupOption, StepPattern
 from analyses.commands.options import Device, DryRun, Json, Quiet, Seed, deliver, say
 from analyses.guesses import Guess, guess_layout
 from analyses.layouts import Layout
-from analyses.pickles import shown
+from analyses.reading.text import shown
 from analyses.runs import known_layout, read_target
 
 EPILOG = """
@@ -32,11 +33,9 @@ def register(app: typer.Typer) -> None:
     def inspect(
         path: Annotated[Path, typer.Argument(help="Checkpoint file or folder, or a run directory.")],
         step: Annotated[int | None, typer.Option(help="Which step of a run (default: the last).")] = None,
-        group: Annotated[str | None, typer.Option(help="Group, to narrow the guess: Z23, Z4xZ6.")] = None,
-        activation: Annotated[str | None, typer.Option(help="Activation, to narrow the guess.")] = None,
-        step_pattern: Annotated[
-            str | None, typer.Option(help="Regular expression; its group is the step in file names.")
-        ] = None,
+        group: GroupOption = None,
+        activation: ActivationOption = None,
+        step_pattern: StepPattern = None,
         max_bytes: Annotated[int, typer.Option(help="Largest file that is read.")] = MAX_BYTES,
         json: Json = False,
         seed: Seed = 0,

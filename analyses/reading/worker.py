@@ -8,6 +8,7 @@ Run only by `analyses.checkpoints.CheckpointReader`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,10 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from analyses.containers import SPARE_BYTES
-from analyses.folders import open_checkpoint
-from analyses.pickles import shown
-from analyses.statedicts import State, select_state
+from analyses.reading.folders import open_checkpoint
+from analyses.reading.statedicts import State, select_state
+from analyses.reading.text import shown
 from manifold.errors import CheckpointError
 
 try:
@@ -29,6 +29,7 @@ except ImportError:  # Windows: the time limit and the size caps remain
     resource = None
 
 MEMORY_BASE = 768 << 20
+SPARE_BYTES = 64 << 20
 
 
 def _limit(name: str, soft: int, hard: int | None = None) -> None:
@@ -36,10 +37,9 @@ def _limit(name: str, soft: int, hard: int | None = None) -> None:
     kind = getattr(resource, name, None)
     if kind is not None:
         ceiling = resource.getrlimit(kind)[1] if hard is None else hard
-        try:
+        # Some platforms refuse; the parent still limits time and what it accepts.
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (soft, ceiling))
-        except (ValueError, OSError):
-            pass  # some platforms refuse; the parent still limits time and what it accepts
 
 
 def confine() -> None:
@@ -93,16 +93,16 @@ def answer(path: Path, max_bytes: int) -> Iterator[tuple[bytes, bytes | memoryvi
     """
     with open_checkpoint(path, max_bytes) as opened:
         _limit("RLIMIT_AS", MEMORY_BASE + 3 * opened.size)
-        sha256 = opened.sha256()
         content = opened.content()
         state = select_state(content)
         dense = sum(tensor.nbytes for tensor in state.tensors.values())
         if dense > 4 * opened.size + SPARE_BYTES:
             raise CheckpointError(
-                f"its tensors would expand from {opened.size} bytes on disk to {dense}; save them without expand()"
+                f"its tensors would expand from {opened.size} bytes on disk to {dense}; "
+                "save them without expand()"
             )
         metadata = content.metadata | state.metadata
-        yield b"H", json.dumps(_header(state, sha256, content.format, metadata)).encode()
+        yield b"H", json.dumps(_header(state, opened.sha256(), content.format, metadata)).encode()
         for key, tensor in state.tensors.items():
             values = tensor.load()
             if not finite(values, tensor.dtype):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from analyses.containers import FLOATING, Content, StoredTensor
-from analyses.pickles import shown
+from analyses.reading.sources import FLOATING, Content, StoredTensor
+from analyses.reading.text import shown
 from manifold.errors import CheckpointError
 
 # Where trainers put the state dict, in the order they are tried.
@@ -23,6 +23,7 @@ STATE_NAMES = (
     "weights",
 )
 STEP_NAMES = ("step", "global_step", "iteration", "iter", "iter_num", "num_steps", "steps")
+EPOCH_NAMES = ("epoch", "current_epoch")
 PREFIXES = ("module.", "_orig_mod.")
 OTHER_STATE = ("optim", "lr_sched", "sched", "scaler", "rng", "callbacks", "loops", "amp")
 METADATA_KEY = "rhoscope"
@@ -81,7 +82,7 @@ def select_state(content: Content) -> State:
     if not tensors:
         names = ", ".join(shown(key, limit=30) for key in list(root)[:8]) or "nothing"
         raise CheckpointError(f"it holds no floating tensor in a state dict (top level: {names})")
-    numbers = [_number(root, STEP_NAMES), _number(root, ("epoch",))]
+    numbers = [_number(root, STEP_NAMES), _number(root, EPOCH_NAMES)]
     note = root.get(METADATA_KEY)
     metadata = {METADATA_KEY: note} if isinstance(note, str) and len(note) < 1 << 20 else {}
     return State(tensors, ignored, numbers[0], numbers[1], metadata)
@@ -102,10 +103,13 @@ def _unflatten(root: dict[Any, Any]) -> dict[Any, Any]:
     """Group flat keys ``model.x`` and ``optimizer.y`` when a file keeps both side by side.
 
     Containers without nesting (safetensors, distributed folders) join the levels with dots; without
-    other state beside it, ``model.`` is simply part of the keys and stays.
+    a step or optimiser state beside it, ``model.`` is simply part of the keys and stays.
     """
     keys = [key for key in root if isinstance(key, str)]
-    if not any(key.startswith(OTHER_STATE) and "." in key for key in keys):
+    beside = (
+        key in (*STEP_NAMES, *EPOCH_NAMES) or ("." in key and key.startswith(OTHER_STATE)) for key in keys
+    )
+    if not any(beside):
         return root
     grouped: dict[Any, Any] = {}
     for key, item in root.items():
