@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from manifold.errors import InputError
 from manifold.measures import ParticleMeasure
@@ -55,7 +56,16 @@ class Linearisation(ABC):
 
     @abstractmethod
     def potential_gradients(self) -> Tensor:
-        """Gradients at the particles of functions that span span(R), shape (q, m, D); m may exceed the rank."""
+        """Gradients at the particles of functions spanning span(R), (q, m, D); m may exceed the rank."""
+
+    @abstractmethod
+    def slope_norm(self) -> float:
+        """Norm of grad L in independent potentials: zero exactly at MP-critical measures."""
+
+    def symmetry_fields(self) -> Tensor:
+        """Directions per particle orthogonal to every gradient of R, shape (q, g, D); default none."""
+        q, dimension = self.measure.points.shape
+        return torch.zeros(q, 0, dimension, dtype=self.gradient.dtype, device=self.gradient.device)
 
 
 class Functional(ABC):
@@ -128,6 +138,7 @@ class _AutodiffLinearisation(Linearisation):
         self._slope = torch.func.grad(functional.loss)(self._rho)
 
     @property
+    @override
     def value(self) -> float:
         return float(self._functional.loss(self._rho))
 
@@ -136,9 +147,11 @@ class _AutodiffLinearisation(Linearisation):
         return (self._functional.potentials(points) @ self._slope).sum()
 
     @property
+    @override
     def gradient(self) -> Tensor:
         return torch.func.grad(self._first_variation)(self.measure.points)
 
+    @override
     def product(self, fields: Tensor, parts: tuple[str, ...] = BOTH) -> Tensor:
         result = torch.zeros_like(fields)
         points, potentials = self.measure.points, self._functional.potentials
@@ -153,10 +166,16 @@ class _AutodiffLinearisation(Linearisation):
                 result[i] += torch.func.jvp(torch.func.grad(self._first_variation), (points,), (field,))[1]
         return result
 
+    @override
+    def slope_norm(self) -> float:
+        return float(self._slope.norm())
+
+    @override
     def flat_kernel(self) -> Tensor:
         curvature = torch.func.hessian(self._functional.loss)(self._rho)
         return self._values @ curvature @ self._values.T
 
+    @override
     def potential_gradients(self) -> Tensor:
         single = torch.func.jacrev(lambda point: self._functional.potentials(point[None])[0])
         return torch.func.vmap(single)(self.measure.points)
@@ -198,24 +217,38 @@ class _DecayedLinearisation(Linearisation):
         self.inner, self.strength, self.measure = inner, strength, inner.measure
 
     @property
+    @override
     def value(self) -> float:
         squares = self.measure.points.square().sum(1)
         return self.inner.value + 0.5 * self.strength * float(self.measure.expectation(squares))
 
     @property
+    @override
     def gradient(self) -> Tensor:
         return self.inner.gradient + self.strength * self.measure.points
 
+    @override
     def product(self, fields: Tensor, parts: tuple[str, ...] = BOTH) -> Tensor:
         result = self.inner.product(fields, parts)
         return result + self.strength * fields if "local" in parts else result
 
+    @override
     def local_blocks(self) -> Tensor:
         blocks = self.inner.local_blocks()
         return blocks + self.strength * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
 
+    @override
     def flat_kernel(self) -> Tensor:
         return self.inner.flat_kernel()
 
+    @override
     def potential_gradients(self) -> Tensor:
         return self.inner.potential_gradients()
+
+    @override
+    def slope_norm(self) -> float:
+        return self.inner.slope_norm()
+
+    @override
+    def symmetry_fields(self) -> Tensor:
+        return self.inner.symmetry_fields()
