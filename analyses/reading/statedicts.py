@@ -124,7 +124,7 @@ def _unflatten(root: dict[Any, Any]) -> dict[Any, Any]:
 def _walk(tree: dict[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Names and values of a nested dict, dicts included (before what they hold)."""
     for key, item in tree.items():
-        name = f"{prefix}{key}" if isinstance(key, (str, int)) else f"{prefix}<{type(key).__name__}>"
+        name = f"{prefix}{key}" if isinstance(key, str) else f"{prefix}<{type(key).__name__}>"
         yield name, item
         other = str(key).lower().startswith(OTHER_STATE)
         if isinstance(item, dict) and depth < MAX_DEPTH and not other:
