@@ -147,3 +147,14 @@ def test_abelian_groups_of_an_order(order, names):
     groups = [group.name for group in abelian_groups(order)]
     assert len(set(groups)) == len(groups)
     assert groups == names if isinstance(names, list) else len(groups) == names
+
+
+def test_large_strangers_are_guessed_in_bounded_work():
+    """Shapes of a language model's size: a guess or none, but soon (the work is counted, not timed)."""
+    state = {"embed.weight": torch.zeros(20_000, 64), "up.weight": torch.zeros(512, 128)}
+    state["unembed.weight"] = torch.zeros(20_000, 512)
+    assert guess_layout(Checkpoint("memory", "test", "0", None, state)) is None
+    state = {name: torch.randn(600, 2048) for name in ("w_a", "w_b", "w_c")}
+    guess = guess_layout(Checkpoint("memory", "test", "0", None, state), "Z600", activation="square")
+    assert guess.confidence == "likely"
+    assert "of all" not in guess.reason

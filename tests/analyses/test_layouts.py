@@ -18,7 +18,7 @@ from torch import nn
 from analyses.activations import ACTIVATIONS, activate
 from analyses.checkpoints import Checkpoint, read_checkpoint
 from analyses.elements import read_elements
-from analyses.expressions import parse_expression
+from analyses.expressions import parse_expression, quoted
 from analyses.layouts import Layout, stored_layout
 from manifold.errors import LayoutError
 from tests.analyses.hostile import save_distributed
@@ -35,6 +35,7 @@ class TestExpressions:
         "fc.0.weight": torch.randn(7, 4),
         "fc.bias": torch.randn(4),
         "odd key.T": torch.randn(2, 2),
+        "0.weight": torch.randn(2, 3),
         "w.T": torch.randn(9, 9),
     }
 
@@ -43,6 +44,7 @@ class TestExpressions:
         [
             ("w", lambda s: s["w"]),
             ("w.T", lambda s: s["w"].T),
+            ("0.weight.T[0:2]", lambda s: s["0.weight"].T[0:2]),
             ("w .T", lambda s: s["w"].T),
             ('"w.T"', lambda s: s["w.T"]),
             ('"odd key.T".T', lambda s: s["odd key.T"].T),
@@ -93,6 +95,11 @@ class TestExpressions:
     def test_a_missing_key_names_near_ones(self, key, near):
         with pytest.raises(LayoutError, match=re.escape(near)):
             parse_expression(key).evaluate(self.state)
+
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(st.text(max_size=12).filter(lambda key: '"' not in key))
+    def test_any_key_can_be_quoted(self, key):
+        assert parse_expression(quoted(key)).keys == (key,)
 
     @settings(max_examples=300, deadline=None, derandomize=True)
     @given(st.text(alphabet="wembd.T[]:,@+ \"0123456789-\n'()", max_size=40))
