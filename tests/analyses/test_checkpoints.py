@@ -166,7 +166,22 @@ class TestNesting:
         floating = {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
         same(checkpoint.tensors, floating)
         assert checkpoint.step == 7
-        assert checkpoint.ignored == {"1.num_batches_tracked": "dtype int64"}
+        assert checkpoint.ignored["1.num_batches_tracked"] == "dtype int64"
+        assert checkpoint.ignored["optim"] == "beside the state dict"
+
+    def test_layers_may_have_the_names_of_trainer_state(self, tmp_path, reader):
+        state = {"amplitude": torch.ones(2), "scaler": torch.ones(3), "model.optimizer.w": torch.ones(2, 2)}
+        torch.save({"state_dict": state}, tmp_path / "model.pt")
+        same(reader.read(tmp_path / "model.pt").tensors, state)
+
+    def test_hyper_parameters_under_a_usual_name_are_no_state(self, tmp_path, reader):
+        torch.save({"params": {"lr": {"first": 0.1}}, "w": torch.ones(2, 2)}, tmp_path / "model.pt")
+        same(reader.read(tmp_path / "model.pt").tensors, {"w": torch.ones(2, 2)})
+
+    def test_flat_keys_are_not_grouped_beside_other_layers(self, tmp_path, reader):
+        state = {"model.w": torch.ones(2, 2), "head.w": torch.ones(2, 2), "step": torch.ones(1)}
+        safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+        assert set(reader.read(tmp_path / "model.safetensors").tensors) == set(state)
 
     def test_optimiser_state_in_flat_keys(self, tmp_path, reader):
         flat = {"model." + key: tensor for key, tensor in self.state.items()}
@@ -295,6 +310,18 @@ def test_the_hash_is_that_of_the_file(tmp_path, reader):
     path = tmp_path / "m.pt"
     torch.save({"w": torch.ones(2)}, path)
     assert reader.read(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("count", "fits"), [(1 << 24, True), (3 << 24, False)])
+def test_expanded_tensors_may_not_explode(tmp_path, reader, count, fits):
+    """One stored number may stand for 64 MiB, not for more."""
+    path = tmp_path / "m.pt"
+    torch.save({"w": torch.ones(1).expand(count)}, path)
+    if fits:
+        assert reader.read(path).tensors["w"].shape == (count,)
+    else:
+        with pytest.raises(CheckpointError, match="expand"):
+            reader.read(path)
 
 
 def test_truncation_is_named_in_one_line(tmp_path, reader):
