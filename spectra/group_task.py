@@ -82,9 +82,9 @@ class GroupTask(Functional):
 
     # -- coordinates ---------------------------------------------------------------------------------
 
-    def embed(self, points: Tensor, dtype: torch.dtype | None = None) -> Triple:
+    def embed(self, points: Tensor) -> Triple:
         """Points (.., D) to the triple of full coordinate tensors (.., n); linear."""
-        parts = points.to(dtype or points.dtype).chunk(2 if self.tied else 3, dim=-1)
+        parts = points.chunk(2 if self.tied else 3, dim=-1)
         if self.centred:
             parts = [torch.nn.functional.pad(part, (1, 0)) for part in parts]
         a, c = parts[0], parts[-1]
@@ -104,64 +104,66 @@ class GroupTask(Functional):
 
     # -- the functional ------------------------------------------------------------------------------
 
-    @cached_property
-    def _pair_table(self) -> tuple[Tensor, float]:
+    def _pair_table(self, take_back: bool) -> tuple[Tensor, float]:
         """Pairs for which outputs are needed, with the coefficient of each pair's loss.
 
-        A squared loss on a split uses the Gram form of all pairs minus the pairs left out, whenever
-        those are fewer than the training pairs.
+        With ``take_back`` these are the pairs left out of training, to be taken back from the Gram form
+        of all pairs.
         """
         n = self.group.order
         chosen = np.zeros((n, n), bool)
         chosen[tuple(self.pairs.T) if self.pairs is not None else slice(None)] = True
-        count = int(chosen.sum())
-        take_back = self.has_gram_form
         x, y = np.nonzero(~chosen if take_back else chosen)
         table = torch.as_tensor(np.stack([x, y, self.group.sums[x, y]], axis=1), device=self.basis.device)
-        return table, (-1.0 if take_back else 1.0) / count
+        return table, (-1.0 if take_back else 1.0) / int(chosen.sum())
 
-    @cached_property
-    def has_gram_form(self) -> bool:
-        """Whether the loss is (mostly) evaluated through q x q Gram products instead of outputs."""
-        n = self.group.order
-        return self.loss != "cross_entropy" and (self.pairs is None or 2 * len(self.pairs) > n * n)
+    def uses_gram_form(self, neurons: int) -> bool:
+        """Whether q x q Gram products are cheaper than outputs on the pairs, for q neurons.
+
+        Costs in multiply-adds per product, with the memory-bound elementwise work counted as measured.
+        """
+        n, q = self.group.order, neurons
+        if self.loss == "cross_entropy":
+            return False
+        count = n * n if self.pairs is None else len(self.pairs)
+        per_pair = q * (10 * n + 60)
+        return q * q * (18 * n + 150) + 36 * n * n * q + (n * n - count) * per_pair < count * per_pair
 
     @property
     def constant(self) -> float:
         """Mean squared target over all pairs, 1 or (n - 1)/n: the value of a Gram form at mu = 0."""
         return (self.group.order - 1) / self.group.order if self.projected else 1.0
 
-    def terms(self, measure: ParticleMeasure, dtype: torch.dtype | None = None) -> list[tuple[float, Term]]:
-        """The summands of the loss with their coefficients."""
-        weights = measure.weights.to(dtype or measure.weights.dtype)
-        neurons, basis = self.embed(measure.points, dtype), self.basis.to(weights.dtype)
+    @property
+    def gram_share(self) -> float:
+        """Factor of the Gram form of all pairs: n^2 over the number of training pairs."""
+        return 1.0 if self.pairs is None else self.group.order**2 / len(self.pairs)
+
+    def terms(self, measure: ParticleMeasure, *, gram: bool) -> list[tuple[float, Term]]:
+        """The summands of the loss with their coefficients, in Gram form or through outputs."""
+        weights, neurons = measure.weights, self.embed(measure.points)
+        basis = self.basis.to(weights.dtype)
         result: list[tuple[float, Term]] = []
-        table, coefficient = self._pair_table
-        if self.has_gram_form:
-            share = self.gram_share
+        if gram:
             result += [
-                (share, TrilinearTerm(weights, neurons)),
-                (share, SquaresTerm(weights, neurons, basis)),
-                (share, TargetTerm(weights, neurons, self.group)),
+                (self.gram_share, TrilinearTerm(weights, neurons)),
+                (self.gram_share, SquaresTerm(weights, neurons, basis)),
+                (self.gram_share, TargetTerm(weights, neurons, self.group)),
             ]
+        table, coefficient = self._pair_table(take_back=gram)
         if len(table):
             result.append((1.0, PairTerm(weights, neurons, basis, table, self._output_loss, coefficient)))
         return result
 
-    @property
-    def gram_share(self) -> float:
-        """Factor of the all-pairs Gram form: n^2 over the number of training pairs (0 if unused)."""
-        if not self.has_gram_form:
-            return 0.0
-        return 1.0 if self.pairs is None else self.group.order**2 / len(self.pairs)
-
-    def linearise(self, measure: ParticleMeasure) -> GroupLinearisation:
+    def linearise(self, measure: ParticleMeasure, *, gram: bool | None = None) -> GroupLinearisation:
         """Value, first and second variation at a measure.
 
         Parameters
         ----------
         measure : ParticleMeasure
             Points of shape (q, D).
+        gram : bool, optional
+            Force the Gram form or the outputs; default: whichever is cheaper (`uses_gram_form`).
 
         Returns
         -------
@@ -177,21 +179,21 @@ class GroupTask(Functional):
                 f"measure: expected points of dimension {self.dimension} "
                 f"({self.group.name}, centred={self.centred}, tied={self.tied}), got {measure.dimension}"
             )
-        return GroupLinearisation(self, measure)
+        return GroupLinearisation(self, measure, self.uses_gram_form(len(measure)) if gram is None else gram)
 
 
 class GroupLinearisation(Linearisation):
-    """A `GroupTask` at one measure; products cost O(q^2 n + q n^2) per field in Gram form."""
+    """A `GroupTask` at one measure; a product costs O(q^2 n) in Gram form, O(q n^3) through outputs."""
 
-    def __init__(self, task: GroupTask, measure: ParticleMeasure):
-        self.task, self.measure = task, measure
-        self.terms = task.terms(measure)
+    def __init__(self, task: GroupTask, measure: ParticleMeasure, gram: bool):
+        self.task, self.measure, self.gram = task, measure, gram
+        self.terms = task.terms(measure, gram=gram)
 
     @cached_property
     @override
     def value(self) -> float:
         total = sum(coefficient * term.value for coefficient, term in self.terms)
-        return total + self.task.gram_share * self.task.constant
+        return total + (self.task.gram_share * self.task.constant if self.gram else 0.0)
 
     @cached_property
     @override

@@ -42,7 +42,8 @@ def split(group, share, seed=1):
 
 
 @pytest.mark.parametrize(("orders", "loss", "centred", "tied", "share"), CASES)
-def test_value_gradient_and_operator_agree_with_autodiff(orders, loss, centred, tied, share):
+@pytest.mark.parametrize("form", ["gram", "outputs"])
+def test_value_gradient_and_operator_agree_with_autodiff(orders, loss, centred, tied, share, form):
     group, net = make(orders, centred, tied)
     pairs, mask = split(group, share)
     task = GroupTask(group, loss=loss, centred=centred, tied=tied, pairs=pairs)
@@ -59,7 +60,8 @@ def test_value_gradient_and_operator_agree_with_autodiff(orders, loss, centred, 
     points = measure.points.clone().requires_grad_()
     value = scalar(points)
     (slope,) = torch.autograd.grad(value, points)
-    at = task.linearise(measure)
+    gram = loss != "cross_entropy" and form == "gram"
+    at = task.linearise(measure, gram=gram)
     assert at.value == pytest.approx(value.item(), rel=1e-12)
     assert torch.allclose(at.gradient / net.width, slope, rtol=1e-10, atol=1e-12)
 
@@ -74,10 +76,12 @@ def test_value_gradient_and_operator_agree_with_autodiff(orders, loss, centred, 
 
 
 @pytest.mark.parametrize(("orders", "loss", "centred", "tied", "share"), CASES)
-def test_local_blocks_and_flat_kernel(orders, loss, centred, tied, share):
+@pytest.mark.parametrize("form", ["gram", "outputs"])
+def test_local_blocks_and_flat_kernel(orders, loss, centred, tied, share, form):
     group, net = make(orders, centred, tied, seed=3)
     task = GroupTask(group, loss=loss, centred=centred, tied=tied, pairs=split(group, share)[0])
-    at = task.linearise(net.measure(centred=centred))
+    gram = loss != "cross_entropy" and form == "gram"
+    at = task.linearise(net.measure(centred=centred), gram=gram)
     slow = super(type(at), at).local_blocks()
     assert torch.allclose(at.local_blocks(), slow, rtol=1e-10, atol=1e-11)
     # One neuron scaled by t enters H through its own kernel entry: d2/dw2 of H along its weight.
