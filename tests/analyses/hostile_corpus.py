@@ -71,6 +71,7 @@ def untrusted(marker: Path) -> dict[str, Writer]:
         "legacy_torch_with_module": legacy.getvalue(),
         "whole_module": saved(Module()),
         "numpy_object": saved({"w": np.ones(2)}),
+        "name_after_damage": torch_zip(b"\x80\x02R" + pickles["reduce"][2:]),
         "extension_opcode": torch_zip(b"\x80\x02\x82\x01)R."),
         "escape_codes_in_name": torch_zip(b"\x80\x02c\x1b]0;owned\x07\x1b[2J\nx\n)R."),
         "torch_load": torch_zip(b"\x80\x02ctorch\nload\n" + text("/etc/passwd") + b"\x85R."),
