@@ -28,7 +28,7 @@ from analyses.reading.text import shown
 from manifold.errors import CheckpointError, UntrustedCheckpointError
 
 MAX_PICKLE_BYTES = 64 << 20
-MAX_INSTRUCTIONS = 500_000
+MAX_INSTRUCTIONS = 300_000
 MAX_NAMED = 5
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
