@@ -22,6 +22,13 @@ IDENTITY = Markup(
     "rounding level means that the potentials say everything about the loss"
 )
 
+LOSS_WORDS = {
+    "projected_mse": "the projected squared error",
+    "mse": "the squared error, summed over outputs",
+    "cross_entropy": "cross-entropy",
+}
+OPTIMIZER_WORDS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "flow": "gradient flow"}
+
 
 def trajectory_section(study: xr.Dataset) -> Section:
     """What happened during training."""
@@ -68,6 +75,11 @@ def trajectory_section(study: xr.Dataset) -> Section:
                 "Eigenvalues and their signs against training step",
             )
         )  # fmt: skip
+    else:
+        story.append(
+            "Its spectrum is not followed here: at this size a complete one at every step would take too long. "
+            "The command rhoscope analyze computes the ends of the spectrum at one step."
+        )
     return Section(
         title=f"Training on {task['group']}",
         story=story,
@@ -83,7 +95,7 @@ def _trained(task: dict[str, Any], training: dict[str, Any]) -> Markup:
     how = Markup("")
     if training.get("optimizer"):
         how = Markup(" with {} for {} full-batch steps").format(
-            training["optimizer"], training.get("steps", "?")
+            OPTIMIZER_WORDS.get(training["optimizer"], training["optimizer"]), training.get("steps", "?")
         )
         if training.get("weight_decay"):
             how += Markup(" and weight decay {}").format(training["weight_decay"])
@@ -92,7 +104,7 @@ def _trained(task: dict[str, Any], training: dict[str, Any]) -> Markup:
     return Markup(
         "A two-layer network of {} neurons was trained on {}{}: given two elements x and y of the group "
         "(for Z<sub>n</sub>: two numbers), it must name x + y. Its loss is {}."
-    ).format(task["neurons"], task["group"], how, task["loss"].replace("_", " "))
+    ).format(task["neurons"], task["group"], how, LOSS_WORDS.get(task["loss"], task["loss"]))
 
 
 def _symbols_appear(document: dict[str, Any]) -> Markup:
@@ -166,7 +178,8 @@ def checkpoint_section(study: xr.Dataset) -> Section:
             Picture(
                 "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
                 Markup(
-                    "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}."
+                    "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, below the size of the "
+                    "dots unless a bar is drawn."
                 ).format(spectrum["operator"], _sentence(spectrum["reason"]), _largest_error(study)),
                 "Sorted eigenvalues of the second variation",
             ),
@@ -201,12 +214,21 @@ def _state(document: dict[str, Any]) -> Markup:
         "stationary": "a fixed point of training",
         "none": "not at a fixed point, so the signs below say how training moves on from here",
     }
-    sets = ", ".join(f"{percent(share)} of {name}" for name, share in potentials["zeros"].items())
+    sets = Markup(", ").join(
+        Markup("{} of <i>R</i><sub>{}</sub>").format(percent(share), name.removeprefix("R_"))
+        for name, share in potentials["zeros"].items()
+    )
+    moved = ""
+    if point["refined"]:
+        moved = (
+            f"The neurons were then moved to the nearest fixed point (by {scientific(point['moved'], 2)}, root "
+            "mean square), where the spectrum was computed. "
+        )
     return Markup(
-        "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {}. The largest force on a "
-        "neuron is max |∇V| = {}: the network is {}."
+        "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two only "
+        "sums must vanish). {}The largest force on a neuron is max |∇V| = {}: the network is {}."
     ).format(
-        percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets,
+        percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets, moved,
         scientific(point["gradient_norm_after"], 2), words.get(point["kind"], point["kind"]),
     )  # fmt: skip
 
@@ -215,12 +237,13 @@ def _stability(document: dict[str, Any]) -> Markup:
     spectrum = document["spectrum"]
     certain = "every count is exact" if spectrum["count_certified"] else "the counts are bounds only"
     text = Markup(
-        "The second variation has {} unstable, {} marginal and {} contracting directions, {} undetermined ({}). "
+        "The second variation has {} unstable, {} marginal and {} contracting directions, {} undetermined "
+        "({}). "
     ).format(*(f"{spectrum[k]:,}" for k in ("negative", "marginal", "positive", "undetermined")), certain)
     if spectrum["gauge_null"]:
         text += Markup(
-            "A further {} directions change no potential at all (rescaling a, b against c, neuron by neuron); "
-            "they carry no information and are kept apart."
+            "A further {} directions change no potential at all (rescaling a, b against c, neuron by "
+            "neuron); they carry no information and are kept apart."
         ).format(f"{spectrum['gauge_null']:,}")
     return text
 
@@ -231,7 +254,7 @@ def _checkpoint_facts(document: dict[str, Any]) -> list[Fact]:
         Fact(
             Markup("loss <i>H</i>"),
             scientific(document["loss"]),
-            f"{task['loss'].replace('_', ' ')}, mean over pairs",
+            f"{LOSS_WORDS.get(task['loss'], task['loss'])}, mean over pairs",
         ),
         Fact("objective", scientific(document["objective"]), f"with weight decay {task['weight_decay']}"),
         Fact("accuracy", percent(document["accuracy"]), "on all pairs"),

@@ -82,7 +82,7 @@ def write_report(
     page = _environment().get_template("report.html").render(
         title=title,
         backgrounds={section.background for section in sections},
-        sections=[(section, [_shown(one, inside, names) for one in section.pictures]) for section in sections],
+        sections=[(one, [_shown(picture, inside, names) for picture in one.pictures]) for one in sections],
         documents=[json.dumps(section.document, indent=1, ensure_ascii=False) for section in sections],
     )  # fmt: skip
     with atomic_path(path, force=force) as temporary:

@@ -41,7 +41,7 @@ SCALARS = {
 
 def follow(
     run: Run, layout: Layout | None = None, *, steps: Sequence[int] | None = None, seed: int = 0,
-    progress: Progress = silent,
+    device: str = "cpu", progress: Progress = silent,
 ) -> xr.Dataset:  # fmt: skip
     """Follow the order parameters of a run through its checkpoints.
 
@@ -55,6 +55,8 @@ def follow(
         Which checkpoints; default all.
     seed : int
         Of the eigen-solver.
+    device : str
+        torch device.
     progress : Progress
         Told every step.
 
@@ -78,7 +80,7 @@ def follow(
     with CheckpointReader() as reader:
         for done, step in enumerate(chosen):
             progress(done, len(chosen), f"trajectory, step {step}")
-            subject = _subject(run, layout, step, reader)
+            subject = _subject(run, layout, step, reader, device)
             found.append((subject, order_parameters(subject), _spectrum(subject, seed)))
     progress(len(chosen), len(chosen), "trajectory")
     return _dataset(run, chosen, found, seed)
@@ -90,14 +92,14 @@ def affordable(plan: SpectrumPlan, subject: Subject) -> bool:
     return plan.dense and 6.0 * size * plan.dimension**2 <= SPECTRUM_FLOPS
 
 
-def _subject(run: Run, layout: Layout | None, step: int, reader: CheckpointReader) -> Subject:
+def _subject(run: Run, layout: Layout | None, step: int, reader: CheckpointReader, device: str) -> Subject:
     checkpoint = run.read(step, reader)
     known = layout if layout is not None else known_layout(checkpoint, run)
     if known is None:
         raise LayoutError(
             f"{run.path}: no layout is stored with the run; give --layout FILE or --tensor w_a=EXPR .."
         )
-    return subject_of(checkpoint, known, run)
+    return subject_of(checkpoint, known, run, device=device)
 
 
 def _spectrum(subject: Subject, seed: int) -> SpectrumResult | None:
