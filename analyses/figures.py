@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from analyses.studies import complex_variable
 from manifold.errors import InputError
@@ -99,7 +99,7 @@ def _add_legend(axes: Axes, **options) -> None:
         axes.legend(**options)
 
 
-def step_axis(axes: Axes, steps: np.ndarray, *, label: bool = True) -> None:
+def step_axis(axes: Axes, steps: np.ndarray) -> None:
     """A logarithmic step axis on which step 0 has its own place at the left."""
     steps = np.asarray(steps)
     positive = steps[steps > 0]
@@ -114,13 +114,13 @@ def step_axis(axes: Axes, steps: np.ndarray, *, label: bool = True) -> None:
         else:
             axes.set_xscale("log")
         axes.set_xticks(ticks)
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        minor = np.outer(10.0 ** np.arange(-1, 19), np.arange(2, 10)).ravel()
+        axes.set_xticks(minor[(minor > first) & (minor < last)], minor=True)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _thousands(value)))
     axes.set_xlim(steps.min(), steps.max() if steps.max() > steps.min() else steps.min() + 1)
-    if label:
-        axes.set_xlabel(
-            "training step (logarithmic, 0 at the left)" if len(positive) > 1 else "training step"
-        )
+    zero_apart = axes.get_xscale() == "symlog"
+    axes.set_xlabel("training step" + (" (logarithmic, 0 at the left)" if zero_apart else ""))
 
 
 def _thousands(value: float) -> str:
@@ -163,12 +163,12 @@ def potentials_figure(study: xr.Dataset) -> Figure:
     )
     axes.set_ylabel(r"potential $\rho$ (dimensionless)")
     step_axis(axes, steps)
-    _add_legend(axes, loc="upper left", bbox_to_anchor=(0.0, 0.97))
+    _add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
     return figure
 
 
 def signs(values: np.ndarray, errors: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of eigenvalues by sign: claimed only beyond the error bound, else zero within rounding or open."""
+    """Masks of eigenvalues by sign, claimed only beyond the error bound; else zero or open."""
     norm = np.nanmax(np.abs(values), initial=0.0)
     close = np.abs(values) <= errors
     rounding = errors <= 1e-8 * norm
@@ -274,7 +274,8 @@ def neurons_figure(study: xr.Dataset) -> Figure:
     left.set_ylabel("neurons")
     left.set_xlim(0, 1)
     numbers, counts = np.unique(frequency, return_counts=True)
-    labels = [str(study.frequency.to_numpy()[number - 1]).strip("()") for number in numbers]
+    names = study.frequency.to_numpy()
+    labels = [str(names[number - 1]).strip("()").replace("$", r"\$") for number in numbers]  # no mathtext
     right.bar(range(len(numbers)), counts, color=GREEN, width=0.75)
     stride = max(1, -(-sum(len(label) + 1 for label in labels) // 32))
     right.set_xticks(range(0, len(numbers), stride), labels[::stride])

@@ -56,8 +56,8 @@ def trajectory_section(study: xr.Dataset) -> Section:
             Markup(
                 "The symbols form. Blue: the potentials ρ<sub>kkk</sub> that must become 1 (real part; the "
                 "imaginary part must vanish). Red: the largest of those that must become 0 "
-                "(<i>R</i><sub>c</sub>). Orange, dashed: the largest of the sums over <i>R</i><sub>n</sub> and "
-                "<i>R</i><sub>*</sub>; only these sums, not their single terms, must become 0."
+                "(<i>R</i><sub>c</sub>). Orange, dashed: the largest of the sums over <i>R</i><sub>n</sub> "
+                "and <i>R</i><sub>*</sub>; only these sums, not their single terms, must become 0."
             ),
             "Potentials against training step",
         ),
@@ -77,8 +77,8 @@ def trajectory_section(study: xr.Dataset) -> Section:
         )  # fmt: skip
     else:
         story.append(
-            "Its spectrum is not followed here: at this size a complete one at every step would take too long. "
-            "The command rhoscope analyze computes the ends of the spectrum at one step."
+            "Its spectrum is not followed here: at this size a complete one at every step would take too "
+            "long. The command rhoscope analyze computes the ends of the spectrum at one step."
         )
     return Section(
         title=f"Training on {task['group']}",
@@ -127,9 +127,9 @@ def _symbols_appear(document: dict[str, Any]) -> Markup:
 def _freedom(document: dict[str, Any]) -> Markup:
     negative, rank = document["negative"], document["rank"]
     return Markup(
-        "The spectrum tells which directions training can still use. At step {} there are {} unstable directions "
-        "among the {} in which the potentials can move; at step {} there are {} among {}. Each direction that "
-        "changes from unstable to contracting is a degree of freedom used up."
+        "The spectrum tells which directions training can still use. At step {} there are {} unstable "
+        "directions among the {} in which the potentials can move; at step {} there are {} among {}. Each "
+        "direction that changes from unstable to contracting is a degree of freedom used up."
     ).format(document["steps"][0], negative[0], rank[0], f"{document['steps'][-1]:,}", negative[-1], rank[-1])
 
 
@@ -178,8 +178,8 @@ def checkpoint_section(study: xr.Dataset) -> Section:
             Picture(
                 "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
                 Markup(
-                    "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, below the size of the "
-                    "dots unless a bar is drawn."
+                    "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, "
+                    "below the size of the dots unless a bar is drawn."
                 ).format(spectrum["operator"], _sentence(spectrum["reason"]), _largest_error(study)),
                 "Sorted eigenvalues of the second variation",
             ),
@@ -212,7 +212,7 @@ def _state(document: dict[str, Any]) -> Markup:
     words = {
         "mp-critical": "a fixed point at which the loss is stationary in the potentials themselves",
         "stationary": "a fixed point of training",
-        "none": "not at a fixed point, so the signs below say how training moves on from here",
+        "none": "not a fixed point, so the signs below say how training moves on from here",
     }
     sets = Markup(", ").join(
         Markup("{} of <i>R</i><sub>{}</sub>").format(percent(share), name.removeprefix("R_"))
@@ -221,12 +221,12 @@ def _state(document: dict[str, Any]) -> Markup:
     moved = ""
     if point["refined"]:
         moved = (
-            f"The neurons were then moved to the nearest fixed point (by {scientific(point['moved'], 2)}, root "
-            "mean square), where the spectrum was computed. "
+            f"The neurons were then moved to the nearest fixed point (by {scientific(point['moved'], 2)}, "
+            "root mean square), where the spectrum was computed. "
         )
     return Markup(
-        "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two only "
-        "sums must vanish). {}The largest force on a neuron is max |∇V| = {}: the network is {}."
+        "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two "
+        "only sums must vanish). {}The largest force on a neuron is max |∇V| = {}: it is {}."
     ).format(
         percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets, moved,
         scientific(point["gradient_norm_after"], 2), words.get(point["kind"], point["kind"]),
@@ -256,7 +256,11 @@ def _checkpoint_facts(document: dict[str, Any]) -> list[Fact]:
             scientific(document["loss"]),
             f"{LOSS_WORDS.get(task['loss'], task['loss'])}, mean over pairs",
         ),
-        Fact("objective", scientific(document["objective"]), f"with weight decay {task['weight_decay']}"),
+        Fact(
+            "objective",
+            scientific(document["objective"]),
+            f"with weight decay {task['weight_decay']}" if task["weight_decay"] else "no weight decay",
+        ),
         Fact("accuracy", percent(document["accuracy"]), "on all pairs"),
         Fact("loss identity error", scientific(document["loss_identity_error"], 2), IDENTITY),
         Fact("neurons", f"{task['alive']:,} of {task['neurons']:,}", "alive"),

@@ -74,12 +74,12 @@ def scientific(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits}g}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{raised}"
+    return f"{mantissa}\u00a0×\u00a010{raised}"  # kept on one line
 
 
 def percent(share: float | None) -> str:
     """A share as a percentage with at most one decimal."""
-    return "–" if share is None else f"{100 * share:.1f}".removesuffix(".0") + " %"
+    return "–" if share is None else f"{100 * share:.1f}".removesuffix(".0") + "\u00a0%"
 
 
 def measured(value: float, error: float) -> str:
