@@ -8,7 +8,7 @@ from analyses.layouts import Layout
 from analyses.runs import Run
 from analyses.studies import complex_variable, read_study, write_study
 from analyses.training import TrainingPlan, train
-from analyses.trajectory import affordable, follow
+from analyses.trajectory import follow
 from manifold.errors import InputError, LayoutError
 from tests import oracles
 
@@ -126,4 +126,3 @@ def test_large_spectra_are_left_out(run, monkeypatch):
     study = follow(run, steps=[0])
     assert "eigenvalue" not in study
     assert json.loads(study.attrs["summary"])["negative"] is None
-    assert callable(affordable)
