@@ -148,7 +148,7 @@ class GroupTask(Functional):
             result += [
                 (self.gram_share, TrilinearTerm(weights, neurons)),
                 (self.gram_share, SquaresTerm(weights, neurons, basis)),
-                (self.gram_share, TargetTerm(weights, neurons, self.group)),
+                (self.gram_share, TargetTerm(weights, neurons, self.group, projected=self.projected)),
             ]
         table, coefficient = self._pair_table(take_back=gram)
         if len(table):
@@ -201,7 +201,10 @@ class GroupLinearisation(Linearisation):
         return self._gather([(coefficient, term.gradient()) for coefficient, term in self.terms])
 
     def _gather(self, triples: list[tuple[float, Triple]]) -> Tensor:
-        total = [sum(coefficient * triple[i] for coefficient, triple in triples) for i in range(3)]
+        total = [
+            sum(triple[i] if coefficient == 1 else coefficient * triple[i] for coefficient, triple in triples)
+            for i in range(3)
+        ]
         return self.task.restrict(tuple(total))
 
     @override
