@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from manifold.errors import InputError
@@ -30,6 +29,10 @@ class Reason(enum.Enum):
     BLOCKS = (
         "complete: every eigenvalue of the uncoupled blocks; the norm of the dropped coupling, bounded with "
         "probability 1 - 1e-9, is the error of all of them (Weyl)"
+    )
+    COUPLED = (
+        "the coupling dropped between blocks is so large that its error bound says little; "
+        "the neurons are not single-frequency enough"
     )
     EMPTY = "the space is empty: there is nothing to compute"
 
@@ -65,6 +68,8 @@ class Spectrum:
         Why the solver stopped.
     at_least, at_most : tuple of int
         Proved bounds of the numbers of negative and positive eigenvalues, beyond those listed.
+    lowest : float or None
+        Proved lower bound of the smallest eigenvalue (the smallest Ritz value is an upper one).
     """
 
     eigenvalues: np.ndarray
@@ -80,10 +85,22 @@ class Spectrum:
     reason: Reason
     at_least: tuple[int, int] = (0, 0)
     at_most: tuple[int | None, int | None] = (None, None)
+    lowest: float | None = None
     counts: Counts = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", Counts.of(self))
+
+    @property
+    def smallest_enclosure(self) -> tuple[float, float] | None:
+        """Certified interval of the smallest eigenvalue; None where there is no lower bound."""
+        if not len(self.eigenvalues) or (self.lowest is None and not self.complete):
+            return None
+        low, error = float(self.eigenvalues[0]), float(self.errors[0])
+        rounding = 16 * EPS * self.dimension**0.5 * self.norm
+        if self.complete:
+            return low - error, low + error
+        return min(self.lowest, low), low + rounding  # a Ritz value is never below the smallest eigenvalue
 
     def largest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The largest eigenvalues, descending, with their error bounds."""
@@ -221,49 +238,6 @@ def dense_spectrum(operator: SymmetricOperator) -> Spectrum:
     return certify(
         operator, values, vectors, complete=True, method="dense", converged=True, reason=Reason.DENSE
     )
-
-
-def krylov_spectrum(
-    operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 3000
-) -> Spectrum:
-    """Both ends of the spectrum by implicitly restarted Lanczos (ARPACK).
-
-    Parameters
-    ----------
-    operator : SymmetricOperator
-    count : int
-        Eigenvalues at each end.
-    tol : float
-        Wanted residual, relative to the operator norm.
-    seed : int
-        Of the start vector.
-    max_products : int
-        Limit of products per end; what has converged by then is returned, marked.
-
-    Returns
-    -------
-    Spectrum
-        Not complete; copies of degenerate eigenvalues may be missing, so counts are never certified.
-    """
-    start = np.random.default_rng(seed).standard_normal(operator.dimension)
-    basis = min(operator.dimension - 1, max(4 * count, 40))
-    values, vectors, converged = [], [], True
-    for which in ("LA", "SA"):
-        try:
-            found = eigsh(
-                operator.linear_operator(), k=count, which=which, v0=start, tol=tol, ncv=basis,
-                maxiter=max(1, max_products // (basis - count)),
-            )  # fmt: skip
-        except ArpackNoConvergence as stopped:
-            found = (stopped.eigenvalues, stopped.eigenvectors)
-            converged = False
-        values.append(found[0])
-        vectors.append(found[1])
-    joined = torch.as_tensor(np.concatenate(vectors, axis=1), device=operator.device)
-    return certify(
-        operator, np.concatenate(values), joined, complete=False, method="implicitly restarted Lanczos",
-        converged=converged, reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
-    )  # fmt: skip
 
 
 def power_norm(operator: SymmetricOperator, *, seed: int = 0, steps: int = 8) -> float:

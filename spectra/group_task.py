@@ -80,6 +80,11 @@ class GroupTask(Functional):
             return n * (n - 1) ** 2 // 2 if self.centred else n * (n * n - 1) // 2
         return n * n * (n - 1) if self.projected else n**3
 
+    @property
+    @override
+    def convex(self) -> bool:
+        return True  # squared errors and cross-entropy are convex in the outputs, which are linear in mu
+
     # -- coordinates ---------------------------------------------------------------------------------
 
     def embed(self, points: Tensor) -> Triple:
