@@ -62,6 +62,11 @@ class GroupAction:
         """
         raise NotImplementedError
 
+    def pivots(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Points whose averaged zonal functions span the invariants of a degree, shape (m, ambient)."""
+        # Half as many points again as functions keep the Gram matrices well conditioned.
+        return self.space.sample(int(1.5 * count) + 4, rng)
+
     def invariant_dimensions(self, degree: int) -> np.ndarray:
         """Number of invariant spherical harmonics of each degree 0..degree (Molien), shape (degree+1,)."""
         raise NotImplementedError
@@ -207,8 +212,18 @@ class BlockRotation(GroupAction):
         dim = space.ambient - block
         return cls(name, space, None, dim, sphere_volume(dim) / 2, 0.0, block)
 
+    def pivots(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Fixed points of the group: zonal functions about them are invariant already, and span."""
+        free = self.quotient_dim
+        axes = rng.standard_normal((1 if free == 1 else int(1.5 * count) + 4, free))
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        return np.concatenate([np.zeros((len(axes), self.block)), axes], axis=1)
+
     def inner_products(self, points, others, degree):
         """See `GroupAction.inner_products`: Gauss-Gegenbauer nodes for the first coordinate of S^(k-1)."""
+        if not others[:, : self.block].any():
+            yield 1.0, points @ others.T
+            return
         power = (self.block - 3) / 2
         nodes, weights = roots_jacobi(degree // 2 + 1, power, power)
         k = self.block

@@ -31,32 +31,32 @@ class RidgePrediction:
 
 def predicted_risk(
     kernel_eigenvalues: np.ndarray,
-    coefficients: np.ndarray,
     *,
+    target_eigenvalues: np.ndarray,
+    target_energy: np.ndarray,
     samples: int,
     ridge: float,
     noise: float,
-    unlearnable: float = 0.0,
 ) -> RidgePrediction:
     """Deterministic equivalent of the mean excess risk for n samples.
 
-    ``E = E0 [ sum_i (chi / (l_i + chi))^2 c_i^2 + unlearnable + sigma^2 ] - sigma^2`` with
+    ``E = E0 [ sum_t (chi / (l_t + chi))^2 e_t + sigma^2 ] - sigma^2`` with
     ``E0 = n / (n - sum_i (l_i / (l_i + chi))^2)``: features behave like Gaussian ones of the same covariance.
 
     Parameters
     ----------
     kernel_eigenvalues : ndarray, shape (P,)
         l_i, eigenvalues of the kernel under the uniform probability measure.
-    coefficients : ndarray, shape (P,)
-        Target coefficients c_i in the orthonormal eigenfunctions.
+    target_eigenvalues : ndarray, shape (T,)
+        Kernel eigenvalues l_t of the eigenspaces that hold the target; 0 where the kernel lacks them.
+    target_energy : ndarray, shape (T,)
+        Energies e_t of the target there (squared coefficients in orthonormal functions, summed or not).
     samples : int
         n.
     ridge : float
         eta in ``(1/n) sum residual^2 + eta |f|_K^2``.
     noise : float
         sigma, standard deviation of the noise.
-    unlearnable : float
-        Energy of the target outside the P eigenfunctions.
 
     Returns
     -------
@@ -69,17 +69,17 @@ def predicted_risk(
     """
     if ridge <= 0 or samples < 1:
         raise InputError(f"expected ridge > 0 and samples >= 1, got {ridge} and {samples}")
-    l = np.asarray(kernel_eigenvalues, dtype=float)  # noqa: E741
+    # Eigenvalues come with large multiplicities: sum over the distinct ones.
+    l, copies = np.unique(np.asarray(kernel_eigenvalues, dtype=float), return_counts=True)  # noqa: E741
 
     def excess(log_chi: float) -> float:
         chi = np.exp(log_chi)
-        return (l / (l + chi)).sum() + samples * ridge / chi - samples
+        return copies @ (l / (l + chi)) + samples * ridge / chi - samples
 
     # chi lies between eta (no features) and eta + trace / n.
-    bracket = np.log(ridge) - 1e-9, np.log(ridge + l.sum() / samples) + 1e-9
+    bracket = np.log(ridge) - 1e-9, np.log(ridge + copies @ l / samples) + 1e-9
     chi = float(np.exp(brentq(excess, *bracket, xtol=1e-13)))
-    shrink = l / (l + chi)
-    dof = float((shrink**2).sum())
-    bias = float((((1 - shrink) * coefficients) ** 2).sum()) + unlearnable
+    dof = float(copies @ (l / (l + chi)) ** 2)
+    bias = float(target_energy @ (chi / (np.asarray(target_eigenvalues) + chi)) ** 2)
     amplification = samples / (samples - dof)
     return RidgePrediction(amplification * (bias + noise**2) - noise**2, chi, dof)

@@ -11,7 +11,7 @@ from manifold.actions import BlockRotation, CircleAction, FiniteAction, GroupAct
 from manifold.errors import InputError
 from manifold.homogeneous import ball_volume
 from manifold.sphere_basis import SphereBasis, degree_below
-from manifold.torus_basis import TorusBasis
+from manifold.torus_basis import TorusBasis, burnside_spectrum
 
 InvariantBasis = TorusBasis | SphereBasis
 
@@ -38,6 +38,26 @@ def invariant_basis(action: GroupAction, *, cutoff: float) -> InvariantBasis:
     if not (math.isfinite(cutoff) and cutoff >= 0):
         raise InputError(f"cutoff: expected a finite eigenvalue >= 0, got {cutoff}")
     return (TorusBasis if action.space.kind == "torus" else SphereBasis).build(action, float(cutoff))
+
+
+def invariant_spectrum(action: GroupAction, *, cutoff: float) -> np.ndarray:
+    """Laplace eigenvalues <= cutoff of the invariant eigenfunctions, without building the functions.
+
+    Parameters
+    ----------
+    action : GroupAction
+    cutoff : float
+
+    Returns
+    -------
+    ndarray, shape (P,)
+        Increasing, with multiplicity.
+    """
+    if action.space.kind == "torus":
+        return burnside_spectrum(action, cutoff)
+    dim = action.space.dim
+    degrees = np.arange(degree_below(dim, cutoff) + 1)
+    return np.repeat(degrees * (degrees + dim - 1.0), action.invariant_dimensions(int(degrees[-1])))
 
 
 def cutoff_for(action: GroupAction, count: int) -> float:

@@ -75,7 +75,9 @@ class SampleFactor:
             # Phi Phi^T has the same spectrum on the smaller side, and V = Phi^T U / sqrt(D).
             features = basis.values(points) * (scale / np.sqrt(samples))
             values, left = eigh(features @ features.T, driver="evd", check_finite=False)
-            values = np.maximum(values, np.finfo(float).tiny)
+            # Directions of rounding size carry no signal, and dividing by their root would invent one.
+            keep = values > 1e-13 * values[-1]
+            values, left = values[keep], left[:, keep]
             vectors = features.T @ (left / np.sqrt(values))
             correlation = features.T @ targets / (scale * np.sqrt(samples))
         return cls(scale, vectors, np.maximum(values, 0.0), vectors.T @ (scale * correlation), samples)

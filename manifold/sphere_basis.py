@@ -97,8 +97,7 @@ class SphereBasis:
         counts = action.invariant_dimensions(degree)
         if counts.max() > 4000:
             raise TooLargeError(f"cutoff {cutoff:g} on {space.name}: {counts.max()} functions in one degree")
-        # Half as many points again as functions keep the Gram matrices well conditioned.
-        pivots = space.sample(int(1.5 * counts.max()) + 4, np.random.default_rng(20240607))
+        pivots = action.pivots(int(counts.max()), np.random.default_rng(20240607))
         weights = [
             _orthonormal(gram, int(count), deg, action.name)
             for deg, (gram, count) in enumerate(
@@ -131,7 +130,7 @@ class SphereBasis:
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Values of the functions, shape (n, P), at unit vectors of shape (n, ambient)."""
-        terms = self.action.order or self.degree + 1
+        terms = sum(1 for _ in self.action.inner_products(self.pivots[:1], self.pivots[:1], self.degree))
         size = max(1, _CHUNK // (len(self.pivots) * terms))
         chunks = [points[i : i + size] for i in range(0, len(points), size)]
         return np.concatenate([np.concatenate(list(self._degrees(c)), axis=1) for c in chunks])

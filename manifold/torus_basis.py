@@ -157,6 +157,36 @@ class TorusBasis:
         return self.mixing.T @ mine
 
 
+def burnside_spectrum(action: GroupAction, cutoff: float) -> np.ndarray:
+    """Eigenvalues <= cutoff of the invariant eigenfunctions by counting alone, with multiplicity.
+
+    In one eigenspace the trace of the averaging projector is the mean over the point group of
+    ``sum of exp(i k.b) over the frequencies k that A fixes``.
+
+    Parameters
+    ----------
+    action : GroupAction
+        On a torus.
+    cutoff : float
+
+    Returns
+    -------
+    ndarray, shape (P,)
+
+    Raises
+    ------
+    TooLargeError
+        If far too many frequencies would be listed.
+    """
+    points, representatives = _frequencies_and_point_group(action, cutoff)
+    levels, place = np.unique((points**2).sum(axis=1), return_inverse=True)
+    traces = np.zeros(len(levels))
+    for matrix, shift in representatives:
+        fixed = (points @ matrix == points).all(axis=1)
+        traces += np.bincount(place[fixed], np.cos(points[fixed] @ shift), minlength=len(levels))
+    return np.repeat(levels.astype(float), np.rint(traces / len(representatives)).astype(int))
+
+
 def _frequencies_and_point_group(action: GroupAction, cutoff: float):
     dim = action.space.dim
     reach = math.isqrt(int(cutoff))
