@@ -13,6 +13,7 @@ from manifold.actions import CircleAction, FiniteAction, GroupAction
 from manifold.errors import InputError, TooLargeError
 
 MAX_FREQUENCIES = 4_000_000
+_WAVES = 500  # columns beside each point in a chunk of 16,000 points
 
 
 @dataclass(frozen=True)
@@ -290,13 +291,22 @@ def _giant_steps(angles: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
     small = math.isqrt(len(amplitude)) + 1
     padded = np.zeros(small * -(-len(amplitude) // small), dtype=complex)
     padded[: len(amplitude)] = amplitude
-    coarse, fine = _tables(angles, small, len(padded) // small)
-    return ((coarse @ padded.reshape(-1, small)) * fine).sum(axis=1)
+    grid = padded.reshape(-1, small)
+    values = [
+        ((_powers(small * x, len(grid)).T @ grid) * _powers(x, small).T).sum(axis=1)
+        for x in _chunks(angles, _WAVES)
+    ]
+    return np.concatenate(values)
 
 
-def _tables(angles: np.ndarray, small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
-    coarse = np.exp(1j * np.outer(angles, small * np.arange(large)))
-    return coarse, np.exp(1j * np.outer(angles, np.arange(small)))
+def _powers(angles: np.ndarray, count: int) -> np.ndarray:
+    """``exp(i k x)`` for k = 0..count-1, shape (count, n), by repeated multiplication (error about k eps)."""
+    table = np.empty((count, len(angles)), dtype=complex)
+    table[0] = 1.0
+    wave = np.exp(1j * angles)
+    for k in range(1, count):
+        np.multiply(table[k - 1], wave, out=table[k])
+    return table
 
 
 def _fourier_sums(points: np.ndarray, reach: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -305,8 +315,11 @@ def _fourier_sums(points: np.ndarray, reach: np.ndarray, weights: np.ndarray | N
     if len(reach) == 1:
         length = int(reach[0]) + 1
         small = math.isqrt(length) + 1
-        coarse, fine = _tables(points[:, 0], small, -(-length // small))
-        positive = (coarse.T @ (weights[:, None] * fine)).ravel()[:length] / len(points)
+        large = -(-length // small)
+        total = 0
+        for x, w in zip(_chunks(points[:, 0], _WAVES), _chunks(weights, _WAVES), strict=True):
+            total = total + _powers(small * x, large) @ (w * _powers(x, small)).T
+        positive = total.ravel()[:length] / len(points)
         return np.concatenate([positive[:0:-1].conj(), positive])
     total = 0
     for chunk, w in zip(_chunks(points, 4096), _chunks(weights, 4096), strict=True):
