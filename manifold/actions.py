@@ -185,14 +185,16 @@ class FiniteAction(GroupAction):
 class BlockRotation(GroupAction):
     """SO(k) or O(k) (k >= 2) on the first k coordinates of R^(d+1) acting on S^d.
 
-    Both have the same invariants, the functions of the last d + 1 - k coordinates; the quotient is
-    a half of S^(d+1-k). With k = d, d' = 1: functions of the polar angle.
+    Both have the same invariants, the functions of the last m = d + 1 - k coordinates; the quotient is
+    a half of S^m. With k = d, d' = 1: functions of the polar angle. With ``flip``, the group also
+    contains -1 on the last m coordinates, which halves the quotient.
     """
 
     block: int = 2
+    flip: bool = False
 
     @classmethod
-    def on(cls, space: SpectralSpace, block: int, *, name: str) -> BlockRotation:
+    def on(cls, space: SpectralSpace, block: int, *, name: str, flip: bool = False) -> BlockRotation:
         """The action on a sphere.
 
         Raises
@@ -210,10 +212,11 @@ class BlockRotation(GroupAction):
                 f"is constant and its risk is that of a mean, sigma^2/n; take SO{block - 1} instead"
             )
         dim = space.ambient - block
-        return cls(name, space, None, dim, sphere_volume(dim) / 2, 0.0, block)
+        volume = sphere_volume(dim) / (4 if flip else 2)
+        return cls(name, space, None, dim, volume, 0.0, block, flip)
 
     def pivots(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Fixed points of the group: zonal functions about them are invariant already, and span."""
+        """Fixed points of the rotations: zonal functions about them are invariant already, and span."""
         free = self.quotient_dim
         axes = rng.standard_normal((1 if free == 1 else int(1.5 * count) + 4, free))
         axes /= np.linalg.norm(axes, axis=1, keepdims=True)
@@ -221,21 +224,25 @@ class BlockRotation(GroupAction):
 
     def inner_products(self, points, others, degree):
         """See `GroupAction.inner_products`: Gauss-Gegenbauer nodes for the first coordinate of S^(k-1)."""
-        if not others[:, : self.block].any():
-            yield 1.0, points @ others.T
-            return
-        power = (self.block - 3) / 2
-        nodes, weights = roots_jacobi(degree // 2 + 1, power, power)
         k = self.block
-        radii = np.outer(np.linalg.norm(points[:, :k], axis=1), np.linalg.norm(others[:, :k], axis=1))
         rest = points[:, k:] @ others[:, k:].T
+        signs = (1.0, -1.0) if self.flip else (1.0,)
+        if not others[:, :k].any():
+            yield from ((1.0 / len(signs), sign * rest) for sign in signs)
+            return
+        power = (k - 3) / 2
+        nodes, weights = roots_jacobi(degree // 2 + 1, power, power)
+        radii = np.outer(np.linalg.norm(points[:, :k], axis=1), np.linalg.norm(others[:, :k], axis=1))
         for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-            yield weight, radii * node + rest
+            yield from ((weight / len(signs), radii * node + sign * rest) for sign in signs)
 
     def invariant_dimensions(self, degree: int) -> np.ndarray:
-        """See `GroupAction.invariant_dimensions`: C(l + m - 1, m - 1) with m = d + 1 - k."""
-        m = self.space.ambient - self.block
-        return np.array([math.comb(deg + m - 1, m - 1) for deg in range(degree + 1)])
+        """See `GroupAction.invariant_dimensions`: C(l + m - 1, m - 1), with ``flip`` for even l only."""
+        m = self.quotient_dim
+        counts = np.array([math.comb(deg + m - 1, m - 1) for deg in range(degree + 1)])
+        if self.flip:
+            counts[1::2] = 0
+        return counts
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,10 @@ def remainder_bound(action: GroupAction, eigenvalue: float) -> float | None:
         return (whole + sum(_character_bound(A, degree) for A in action.matrices)) / action.order
     if isinstance(action, BlockRotation):
         m = action.quotient_dim
-        return _power_gap(radius, (m + 1) / 2, (dim - 1) / 2, m) / math.factorial(m)
+        whole = _power_gap(radius, (m + 1) / 2, (dim - 1) / 2, m) / math.factorial(m)
+        # The flip has trace (-1)^l C(l + m - 1, m - 1): alternating sums stay below the last term.
+        last = math.comb(degree_below(dim, eigenvalue) + m - 1, m - 1)
+        return (whole + last) / 2 if action.flip else whole
     if {abs(w) for w in action.weights} == {1} and action.space.ambient == 4:
         # The quotient is the round S^2 of radius 1/2: eigenvalues 4 j (j + 1), multiplicity 2 j + 1.
         return _power_gap(radius / 2, 1.0, 0.5, 2)

@@ -13,7 +13,7 @@ from manifold.homogeneous import SpectralSpace
 
 NAMES = (
     "Z<m> (cyclic shift or rotation), Z<m>xZ<m>.. (torus), D<m> (dihedral), reflect, signs, antipode, swap, "
-    "perm, signperm, SO<k>, O<k>, circle:<w1>,<w2>.., hopf, trivial"
+    "perm, signperm, SO<k>, O<k>, SO<k>xflip, circle:<w1>,<w2>.., hopf, trivial"
 )
 
 
@@ -29,8 +29,9 @@ def named_action(space: SpectralSpace, name: str) -> GroupAction:
         reflection of the second coordinate (sphere), order 16; ``reflect``: x -> -x; ``antipode`` the
         same on spheres; ``signs``: all sign changes; ``swap``: the first two coordinates; ``perm``: all
         permutations; ``signperm``: signed permutations; ``SO2``: a circle shifting the first angle, or
-        rotating the first two coordinates; ``SO<k>``, ``O<k>``: rotations of the first k coordinates of a
-        sphere; ``circle:1,2``: see `CircleAction`; ``hopf``: all planes of an odd sphere; ``trivial``.
+        rotating the first two coordinates; ``SO<k>``, ``O<k>``: rotations of the first k coordinates of
+        a sphere, ``SO<k>xflip`` together with -1 on the other coordinates; ``circle:1,2``: see
+        `CircleAction`; ``hopf``: all planes of an odd sphere; ``trivial``.
 
     Returns
     -------
@@ -49,10 +50,9 @@ def named_action(space: SpectralSpace, name: str) -> GroupAction:
         return _cyclic(space, [int(m) for m in re.findall(r"[0-9]+", low)], text)
     if match := re.fullmatch(r"d([0-9]+)", low):
         return _dihedral(space, int(match[1]), text)
-    if match := re.fullmatch(r"(so|o)([0-9]+)", low):
-        k = int(match[2])
+    if match := re.fullmatch(r"(so|o)([0-9]+)(xflip)?", low):
         if space.kind == "sphere":
-            return BlockRotation.on(space, k, name=text)
+            return BlockRotation.on(space, int(match[2]), name=text, flip=bool(match[3]))
         if low == "so2":
             return CircleAction.on(space, (1,), name=text)
     if match := re.fullmatch(r"circle:(-?[0-9]+(,-?[0-9]+)*)", low):
@@ -115,8 +115,8 @@ def _dihedral(space: SpectralSpace, order: int, name: str) -> FiniteAction:
 def default_chain(name: str) -> list[str]:
     """Names of a chain of subgroups that ends in this group.
 
-    ``Z8`` gives Z1, Z2, Z4, Z8; ``Z4xZ4`` gives Z1xZ1, Z2xZ2, Z4xZ4; ``D8`` gives trivial, Z8, D8; every
-    other group: trivial and itself.
+    ``Z8`` gives Z1, Z2, Z4, Z8; ``Z4xZ4`` gives Z1xZ1, Z2xZ2, Z4xZ4; ``D8`` gives trivial, Z8, D8;
+    ``SO2xflip`` gives trivial, SO2, SO2xflip; every other group: trivial and itself.
 
     Raises
     ------
@@ -136,6 +136,8 @@ def default_chain(name: str) -> list[str]:
         return ["x".join(f"Z{m}" for m in step) for step in reversed(chain)]
     if match := re.fullmatch(r"d([0-9]+)", low):
         return ["trivial", f"Z{match[1]}", name.strip()]
+    if match := re.fullmatch(r"(s?o[0-9]+)xflip", low):
+        return ["trivial", match[1].upper(), name.strip()]
     return ["trivial"] if low in ("trivial", "none") else ["trivial", name.strip()]
 
 

@@ -137,7 +137,15 @@ class SphereBasis:
 
     def evaluate(self, points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Values of ``sum_i coefficients_i psi_i``, shape (n,)."""
-        return self.values(points) @ coefficients
+        edges = np.cumsum([0, *(w.shape[1] for w in self.weights)])
+        loads = [w @ coefficients[a:b] for w, a, b in zip(self.weights, edges, edges[1:], strict=False)]
+        size = max(1, _CHUNK // (8 * len(self.pivots)))
+        result = np.zeros(len(points))
+        for i in range(0, len(points), size):
+            kernels = _averaged_kernels(self.action, points[i : i + size], self.pivots, self.degree)
+            for kernel, load in zip(kernels, loads, strict=True):
+                result[i : i + size] += kernel @ load
+        return result
 
     def moments(self, points: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sample second moments (P, P) of the functions and correlation (P,) with targets, in chunks."""

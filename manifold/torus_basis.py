@@ -191,13 +191,13 @@ def burnside_spectrum(action: GroupAction, cutoff: float) -> np.ndarray:
 def _frequencies_and_point_group(action: GroupAction, cutoff: float):
     dim = action.space.dim
     reach = math.isqrt(int(cutoff))
+    if isinstance(action, CircleAction):
+        return _orthogonal_frequencies(action.weights, reach, cutoff), [(np.eye(dim), np.zeros(dim))]
     if (2 * reach + 1) ** dim > MAX_FREQUENCIES * 4:
         raise TooLargeError(f"cutoff {cutoff:g} on {action.space.name}: too many frequencies; lower it")
     axes = [np.arange(-reach, reach + 1)] * dim
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dim)
     grid = grid[(grid**2).sum(axis=1) <= cutoff]
-    if isinstance(action, CircleAction):
-        return grid[grid @ np.array(action.weights) == 0], [(np.eye(dim), np.zeros(dim))]
     if not isinstance(action, FiniteAction):
         raise InputError(f"group {action.name}: no invariant basis on {action.space.name}")
     cosets: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
@@ -207,6 +207,27 @@ def _frequencies_and_point_group(action: GroupAction, cutoff: float):
             grid = grid[np.abs(turns - np.rint(turns)) < 1e-6]
         cosets.setdefault(matrix.astype(int).tobytes(), (matrix, shift))
     return grid, list(cosets.values())
+
+
+def _orthogonal_frequencies(weights: tuple[int, ...], reach: int, cutoff: float) -> np.ndarray:
+    """Integer k with k.v = 0 and |k|^2 <= cutoff: one coordinate with v_p != 0 follows from the rest.
+
+    Raises
+    ------
+    TooLargeError
+        If far too many frequencies would be listed.
+    """
+    v = np.array(weights)
+    pivot = int(np.flatnonzero(v)[0])
+    rest = np.delete(np.arange(len(v)), pivot)
+    if (2 * reach + 1) ** len(rest) > MAX_FREQUENCIES * 4:
+        raise TooLargeError(f"cutoff {cutoff:g} on T{len(v)}: too many frequencies; lower it")
+    axes = [np.arange(-reach, reach + 1)] * len(rest)
+    free = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(rest))
+    sums = free @ v[rest]
+    free, sums = free[sums % v[pivot] == 0], sums[sums % v[pivot] == 0]
+    grid = np.insert(free, pivot, -sums // v[pivot], axis=1)
+    return grid[(grid**2).sum(axis=1) <= cutoff]
 
 
 def _is_leading(k: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ class SlopeResult:
     measured : Estimate
     theory : float
         ``-theta s / (theta s + d'/2)``.
+    corrected : Estimate
+        Slope against ``n sigma^2 / (sigma^2 + risk)``.
     finite : float
         Slope of the deterministic equivalent over the same points: what finite n should show.
     sizes : tuple of int
@@ -32,6 +34,7 @@ class SlopeResult:
 
     measured: st.Estimate
     theory: float
+    corrected: st.Estimate
     finite: float
     sizes: tuple[int, int]
     curvature: st.Estimate
@@ -42,6 +45,8 @@ class SlopeResult:
         gap = abs(self.measured.value - self.theory)
         if self.measured.covers(self.theory):
             return "covers the theorem's exponent"
+        if self.corrected.covers(self.theory):
+            return "covers the theorem's exponent once unlearned signal is counted as noise"
         if self.measured.covers(self.finite) or abs(self.measured.value - self.finite) < 0.25 * gap:
             return (
                 "explained: the deterministic equivalent has the slope "
@@ -55,6 +60,7 @@ class SlopeResult:
             "value": self.measured.value,
             "ci": self.measured.ci,
             "theory": self.theory,
+            "corrected": {"value": self.corrected.value, "ci": self.corrected.ci},
             "finite_n_prediction": self.finite,
             "range": list(self.sizes),
             "curvature": {"value": self.curvature.value, "ci": self.curvature.ci},
@@ -65,7 +71,7 @@ class SlopeResult:
 def fit_slope(plan: CurvePlan, study: xr.Dataset, group: int) -> SlopeResult | None:
     """The exponent of one group over its asymptotic range; None with fewer than three sizes there."""
     valid = st.asymptotic_range(plan, study)[group]
-    if valid.sum() < 3:
+    if valid.sum() < 3 or plan.noise == 0:
         return None
     samples = plan.samples[group][valid]
     risks = st.scheduled_risk(study)[group][valid]
@@ -73,6 +79,7 @@ def fit_slope(plan: CurvePlan, study: xr.Dataset, group: int) -> SlopeResult | N
     return SlopeResult(
         st.slope(samples, risks, seed=plan.seed),
         plan.exponent(group),
+        st.corrected_slope(samples, risks, noise=plan.noise, seed=plan.seed),
         st.log_slope(samples, predicted),
         (int(samples[0]), int(samples[-1])),
         st.curvature(samples, risks, seed=plan.seed),
@@ -127,7 +134,10 @@ def group_records(plan: CurvePlan, study: xr.Dataset, *, delta: float) -> list[d
 def gain_records(plan: CurvePlan, study: xr.Dataset) -> list[dict[str, Any]]:
     """The ``gain`` list: n_1(eps) / n_H(eps) at several eps, and pooled over them (epsilon null)."""
     risks = st.scheduled_risk(study)
-    levels = st.common_levels(risks.mean(axis=2), st.asymptotic_range(plan, study))
+    valid = st.asymptotic_range(plan, study)
+    if valid.sum(axis=1).min() < 2:
+        valid = st.comparable_range(plan, study)
+    levels = st.common_levels(risks.mean(axis=2), valid)
     if len(levels) == 0 or len(plan.actions) < 2:
         return []
     table = st.gains(plan.samples, risks, levels, seed=plan.seed)

@@ -94,8 +94,8 @@ class Forecast:
 
     @cached_property
     def finest(self) -> float:
-        """A truncation so fine that it stands for none: the target's, or about 40,000 functions."""
-        cutoff = self.target.cutoff
+        """A truncation so fine that it stands for none, with at most about 40,000 functions."""
+        cutoff = max(self.target.cutoff, 1e5 * (self.target.band or 0.0))
         while weyl_main(self.action, cutoff) > FINEST:
             cutoff /= 1.1
         return cutoff

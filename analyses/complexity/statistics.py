@@ -13,7 +13,7 @@ from analyses.complexity.plan import SCHEDULE, CurvePlan
 
 RESAMPLES = 1000
 # The asymptotic range, chosen without looking at the theorem's exponent:
-MAX_LOAD = 0.01  # degrees of freedom per sample, above which unresolved signal acts as noise
+MAX_LOAD = 0.0125  # degrees of freedom per sample, above which unresolved signal acts as noise
 MIN_RESOLVED = 4.0  # resolved over the target's first eigenvalue (twice its first frequency)
 MIN_REACH = 25.0  # the target's cutoff over the resolved eigenvalue (five times the frequency)
 
@@ -62,8 +62,16 @@ def asymptotic_range(plan: CurvePlan, study: xr.Dataset) -> np.ndarray:
     """
     resolved = study.resolved.values
     load = study.degrees_of_freedom.values / study.samples.values
+    if plan.target.band is not None:
+        return (load <= MAX_LOAD) & (resolved >= MIN_RESOLVED * plan.target.band)
     enough = (resolved >= MIN_RESOLVED * plan.target.first) & (resolved * MIN_REACH <= plan.target.cutoff)
     return (load <= MAX_LOAD) & enough
+
+
+def comparable_range(plan: CurvePlan, study: xr.Dataset) -> np.ndarray:
+    """Points where gains are compared: a wider range, for equal errors of two groups cancel in a ratio."""
+    load = study.degrees_of_freedom.values / study.samples.values
+    return (load <= 4 * MAX_LOAD) & (study.resolved.values >= MIN_RESOLVED / 2 * plan.target.first)
 
 
 def nyquist_sizes(plan: CurvePlan) -> np.ndarray:
@@ -115,6 +123,20 @@ def slope(samples: np.ndarray, risks: np.ndarray, *, seed: int) -> Estimate:
     Estimate
     """
     return bootstrap(lambda t: log_slope(samples, risks[:, t].mean(axis=1)), risks.shape[1], seed=seed)[0]
+
+
+def corrected_slope(samples: np.ndarray, risks: np.ndarray, *, noise: float, seed: int) -> Estimate:
+    """Slope against ``n sigma^2 / (sigma^2 + risk)``: signal not yet learned acts as more noise.
+
+    The theorem's first term has sigma^2 / n; at finite n the fit meets sigma^2 + risk instead, which
+    makes plain slopes too steep by a share of about risk / sigma^2. No parameter is fitted.
+    """
+
+    def fit(t: np.ndarray) -> float:
+        mean = risks[:, t].mean(axis=1)
+        return log_slope(samples * noise**2 / (noise**2 + mean), mean)
+
+    return bootstrap(fit, risks.shape[1], seed=seed)[0]
 
 
 def curvature(samples: np.ndarray, risks: np.ndarray, *, seed: int) -> Estimate:
