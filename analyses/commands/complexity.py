@@ -33,7 +33,7 @@ EPILOG = """
   rhoscope complexity --space S2 --symmetry SO2 --s 1.5 --n-grid 2048,4096,8192,16384\n
   rhoscope complexity --space T2 --symmetry swap --trials 40 --report swap.html\n
   rhoscope complexity --regimes --workers 2 --json      # exponent table, saturation, no noise, ...\n
-  rhoscope complexity --network --group Z23             # the network's own curve over pairs
+  rhoscope complexity --network --group Z11             # the network's own curve over pairs
 """
 
 
@@ -81,7 +81,7 @@ def complexity(
     diagnostic: Annotated[bool, typer.Option(help="Allow s <= d'/2, as a truncated diagnostic.")] = False,
     regimes: Annotated[bool, typer.Option("--regimes", help="Also the other regimes (minutes).")] = False,
     network: Annotated[bool, typer.Option("--network", help="Also the network's own curve.")] = False,
-    group: Annotated[str, typer.Option(help="Group of the network's task.")] = "Z13",
+    group: Annotated[str, typer.Option(help="Group of the network's task.")] = "Z11",
     workers: Annotated[int, typer.Option(help="Parallel processes.")] = 1,
     dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     seed: Seed = 0,

@@ -160,7 +160,7 @@ def make_plan(
     s = _sobolev_exponent(actions, s, kappa, diagnostic)
     schedule_theta = 2.0 if saturated else theta
     finite = all(a.order for a in actions) and not same_samples
-    ratios = [actions[-1].order // a.order if finite else 1 for a in actions]
+    ratios = [_index(a, actions[-1]) if finite else 1 for a in actions]
     table = np.outer(ratios, samples).astype(int)
     target, constant = _target_and_constant(
         actions, s, smoothness or theta * s, band, noise=noise, theta=schedule_theta, table=table
@@ -186,6 +186,15 @@ def _check_numbers(theta: float, noise: float, samples: list[int], trials: int, 
         raise InputError(f"n-grid: expected increasing sample sizes, got {samples}")
     if trials < 2 or draws < 1:
         raise InputError(f"expected trials >= 2 and draws >= 1, got {trials} and {draws}")
+
+
+def _index(small: GroupAction, large: GroupAction) -> int:
+    if large.order % small.order:
+        raise InputError(
+            f"chain: {small.name} (order {small.order}) is not a subgroup of {large.name} (order "
+            f"{large.order}); list subgroups of the last group, smallest first"
+        )
+    return large.order // small.order
 
 
 def _sobolev_exponent(actions, s: float | None, kappa: float | None, diagnostic: bool) -> float:

@@ -100,7 +100,10 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     value = np.atleast_1d(statistic(np.arange(trials)))
     table = np.stack([np.atleast_1d(statistic(rng.integers(trials, size=trials))) for _ in range(resamples)])
-    low, high = np.nanpercentile(table, [2.5, 97.5], axis=0)
+    low, high = np.full((2, len(value)), np.nan)
+    known = np.isfinite(table).any(axis=0)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(table[:, known], [2.5, 97.5], axis=0)
     return [Estimate(*map(float, row)) for row in zip(value, low, high, strict=True)]
 
 

@@ -223,9 +223,7 @@ def run_study(
     if options.network:
         from analyses.complexity.network import network_curve
 
-        document["network"] = network_curve(
-            options.network, seed=options.seed, workers=options.workers, progress=progress
-        )
+        document["network"] = network_curve(options.network, seed=options.seed, progress=progress)
     document["verdict"] = verdict(document)
     document["provenance"] = provenance(seed=options.seed)
     study = study.assign_attrs(

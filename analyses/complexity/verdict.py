@@ -32,6 +32,7 @@ def verdict(document: dict[str, Any]) -> dict[str, Any]:
             result[kind].append(sentence)
     for kind, sentence in _regimes(document.get("regimes") or {}):
         result[kind].append(sentence)
+    result["notes"] += list(_network(document.get("network")))
     above, below = result["prediction"]["above_nyquist"], result["prediction"]["below_nyquist"]
     result["notes"].append(
         f"Deterministic equivalent: within {_percent(above)} of the measured mean risk above the target's "
@@ -201,6 +202,23 @@ def _regimes(regimes: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"Below or near the Nyquist rate ({nyquist['nyquist']} functions, sigma = 0.05) the "
             f"deterministic equivalent is up to {_percent(abs(nyquist['worst_below_or_near']))} too low; "
             f"above eight times it, within {_percent(nyquist['worst_above'])}.",
+        )
+
+
+def _network(network: dict[str, Any] | None) -> Iterator[str]:
+    if not network:
+        return
+    for gain in network["gain"]:
+        if not np.isfinite(gain["ratio"]):
+            yield (
+                f"Network on {network['group']}, {gain['symmetry']}: an accuracy of {gain['accuracy']:.0%} "
+                "on unseen pairs was not reached, or was passed at the smallest fraction; no gain."
+            )
+            continue
+        yield (
+            f"Network on {network['group']} ({network['seeds']} seeds), {gain['symmetry']}: reaches "
+            f"{gain['accuracy']:.0%} on unseen pairs with {gain['ratio']:.2f} [{gain['ci'][0]:.2f}, "
+            f"{gain['ci'][1]:.2f}] times fewer drawn pairs than free weights (the swap group has order 2)."
         )
 
 
