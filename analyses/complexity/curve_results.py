@@ -176,6 +176,7 @@ def second_term(plan: CurvePlan, study: xr.Dataset, deltas: list[float]) -> dict
     samples = plan.samples[h][valid]
     noisy = study.noisy_risk.values[h][valid]
     means = st.scheduled_risk(study)[h][valid].mean(axis=1)
+    dof = float(study.degrees_of_freedom.values[h][valid][-1])
     rows = []
     for delta in deltas:
         if delta * noisy[0].size < 10:
@@ -193,6 +194,7 @@ def second_term(plan: CurvePlan, study: xr.Dataset, deltas: list[float]) -> dict
         power, bound, fall, ratio, excess = st.bootstrap(
             statistic, noisy.shape[1], seed=plan.seed, resamples=300
         )
+        log = math.log(1 / delta)
         rows.append(
             {
                 "delta": delta,
@@ -202,6 +204,7 @@ def second_term(plan: CurvePlan, study: xr.Dataset, deltas: list[float]) -> dict
                 "fall": asdict(fall),
                 "quantile_over_mean": asdict(ratio),
                 "excess_times_n_over_sigma2": asdict(excess),
+                "chi_square_bound": 2 * math.sqrt(dof * log) + 2 * log,
             }
         )
     if not rows:

@@ -36,7 +36,7 @@ def run_curves(
 ) -> xr.Dataset:
     """Excess risks of every group, size, design and ridge of a plan.
 
-    For each design the mean over the noise is taken exactly: squared bias plus sigma^2 times the
+    A trial is one design, or the mean of up to 16 where n < 1024. For each design the mean over the noise is taken exactly: squared bias plus sigma^2 times the
     variance of the fit. ``noisy_risk`` holds the excess risks of individual noise vectors at the
     schedule's ridge, for quantiles.
 
@@ -117,16 +117,26 @@ def _run(plan: CurvePlan, inputs: tuple, task: _Task) -> tuple[_Task, dict[str, 
             # One stream per trial and point, whatever the order or the number of workers.
             key = np.random.SeedSequence(plan.seed, spawn_key=(task.group, task.size, trial))
             rng = np.random.default_rng(key)
-            points = basis.action.space.sample(samples, rng)
-            values = target.evaluate(points, target_coefficients)
-            factor = SampleFactor.of(basis, plan.s, points, values)
-            results["squared_bias"].append(
-                factor.squared_bias(ridge * MULTIPLIERS, coefficients) + unlearnable
-            )
-            results["noise_variance"].append(plan.noise**2 * factor.variance(ridge * MULTIPLIERS))
-            noisy = factor.noisy_risks(ridge, coefficients, noise=plan.noise, draws=plan.draws, rng=rng)
-            results["noisy_risk"].append(noisy + unlearnable)
+            rows: dict[str, list] = {name: [] for name in results}
+            for draws in _draws_per_design(samples, plan.draws):
+                points = basis.action.space.sample(samples, rng)
+                values = target.evaluate(points, target_coefficients)
+                factor = SampleFactor.of(basis, plan.s, points, values)
+                bias = factor.squared_bias(ridge * MULTIPLIERS, coefficients) + unlearnable
+                noisy = factor.noisy_risks(ridge, coefficients, noise=plan.noise, draws=draws, rng=rng)
+                rows["squared_bias"].append(bias)
+                rows["noise_variance"].append(plan.noise**2 * factor.variance(ridge * MULTIPLIERS))
+                rows["noisy_risk"].append(noisy + unlearnable)
+            results["squared_bias"].append(np.mean(rows["squared_bias"], axis=0))
+            results["noise_variance"].append(np.mean(rows["noise_variance"], axis=0))
+            results["noisy_risk"].append(np.concatenate(rows["noisy_risk"]))
     return task, {name: np.stack(rows) for name, rows in results.items()}
+
+
+def _draws_per_design(samples: int, draws: int) -> list[int]:
+    """Noise draws of each design of a trial: small samples scatter more, so a trial has several designs."""
+    designs = int(np.clip(1024 // samples, 1, min(16, draws)))
+    return [len(part) for part in np.array_split(np.arange(draws), designs)]
 
 
 def _tasks(plan: CurvePlan) -> Iterator[_Task]:
@@ -140,7 +150,8 @@ def _cost(plan: CurvePlan, task: _Task) -> float:
     """Rough operation count of one trial."""
     p, n = plan.functions(task.group, task.size), float(plan.samples[task.group, task.size])
     wave = 1.0 if plan.actions[0].space.kind == "torus" else p
-    return 10 * min(p, n) ** 3 + 8 * n * p * wave + 1e7
+    designs = len(_draws_per_design(int(n), plan.draws))
+    return designs * (10 * min(p, n) ** 3 + 8 * n * p * wave + 1e7)
 
 
 def _empty(plan: CurvePlan) -> dict[str, np.ndarray]:

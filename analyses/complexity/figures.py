@@ -33,7 +33,7 @@ def _finish(axes: Any, x: str, y: str, title: str, legend: str = "best") -> None
 def _decimal_ticks(axis: Any) -> None:
     """Plain decimals on a short logarithmic axis, where powers of ten alone would leave it bare."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
-    axis.set_major_formatter("{x:.3g}")
+    axis.set_major_formatter("{x:.9g}")
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -70,7 +70,7 @@ class Target:
         levels, energy = self.energies
         return float(levels[energy > 0][0])
 
-    def nyquist(self, share: float = 0.9) -> float:
+    def nyquist(self, share: float = 0.99) -> float:
         """Eigenvalue below which this share of the energy lies."""
         levels, energy = self.energies
         return float(levels[np.searchsorted(np.cumsum(energy), share * energy.sum())])

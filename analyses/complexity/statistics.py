@@ -75,7 +75,7 @@ def comparable_range(plan: CurvePlan, study: xr.Dataset) -> np.ndarray:
 
 
 def nyquist_sizes(plan: CurvePlan) -> np.ndarray:
-    """Number of H-invariant functions that span 90 % of the target's energy, (groups,)."""
+    """Number of H-invariant functions that span 99 % of the target's energy, (groups,)."""
     edge = plan.target.nyquist()
     return np.array([forecast.count(edge) for forecast in plan.forecasts])
 

@@ -17,11 +17,11 @@ from analyses.complexity.curves import run_curves
 from analyses.complexity.plan import CurvePlan, make_plan
 from analyses.complexity.verdict import verdict
 from analyses.studies import Progress, plain, provenance, silent
-from manifold.actions import FiniteAction
+from manifold.actions import FiniteAction, GroupAction
 from manifold.errors import InputError, RhoscopeError
 from manifold.homogeneous import SpectralSpace
 from manifold.invariants import invariant_basis
-from manifold.named_actions import default_chain
+from manifold.named_actions import default_chain, named_action
 
 DELTAS = (0.1, 0.01, 0.001)
 
@@ -77,11 +77,13 @@ class StudyPlan:
             f"largest n = {plan.samples.max()}"
         )
         largest = max(plan.functions(h, i) for h, i in np.ndindex(*plan.samples.shape))
-        factored = max(min(plan.functions(h, i), int(n)) for (h, i), n in np.ndenumerate(plan.samples))
+        sides = [(plan.functions(h, i), int(n)) for (h, i), n in np.ndenumerate(plan.samples)]
+        factored = max(min(side) for side in sides)
+        memory = max(p * min(p, n) for p, n in sides)
         yield (
             f"up to {largest} eigenfunctions (truncation changes the risk by at most "
             f"{plan.truncation_error.max():.1e}), dense eigen-solves of size {factored}, about "
-            f"{8e-6 * 6 * max(largest**2, 1):.0f} MB per process, {self.options.workers} process(es)"
+            f"{8e-6 * 6 * memory + 100:.0f} MB per process, {self.options.workers} process(es)"
         )
         if self.options.regimes:
             yield "then the other regimes: exponent table, saturation, no noise, kappa = 0, tori and spheres"
@@ -128,10 +130,18 @@ def plan_study(options: ComplexityOptions) -> StudyPlan:
 
 
 def default_sizes(space: SpectralSpace, groups: list) -> list[int]:
-    """Sample sizes of the largest group: 8 .. 8192 on the circle, less where functions are many."""
+    """Sample sizes of the largest group, powers of two: 8 .. 8192 on the circle, fewer elsewhere.
+
+    Elsewhere the smallest group of the chain, which gets |G| / |H| times as many, stays below 16384.
+    """
     if space.name == "T1":
         return [2**k for k in range(3, 14)]
-    return [2**k for k in range(5, 13)] if space.dim == 2 else [2**k for k in range(5, 11)]
+    first, last = (
+        g if isinstance(g, GroupAction) else named_action(space, g) for g in (groups[0], groups[-1])
+    )
+    ratio = last.order // first.order if first.order and last.order else 1
+    top = min(13, 14 - ratio.bit_length() + 1) if space.dim == 2 else min(11, 14 - ratio.bit_length() + 1)
+    return [2**k for k in range(min(4, top - 2), top + 1)]
 
 
 def check_chain(plan: CurvePlan) -> None:

@@ -137,8 +137,10 @@ def _second_term(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "notes",
         f"What delta costs: at the smallest eps the (1 - {worst['delta']:g})-quantile is "
         f"{worst['quantile_over_mean']['value']:.3f} times the mean risk, an excess of "
-        f"{worst['excess_times_n_over_sigma2']['value']:.3g} sigma^2 / n: the data fit "
-        "n >= C sigma^2 log(1/delta) / eps, one power of eps less.",
+        f"{worst['excess_times_n_over_sigma2']['value']:.3g} sigma^2/n, "
+        + ("below" if worst["excess_times_n_over_sigma2"]["value"] < worst["chi_square_bound"] else "above")
+        + f" the chi-square bound 2 sqrt(D L) + 2 L = {worst['chi_square_bound']:.3g} with D degrees of "
+        "freedom and L = log(1/delta): that costs n = O(sigma^2 L / eps), one power of eps less than claimed.",
     )
 
 
