@@ -11,6 +11,7 @@ import typer
 
 from analyses.commands.options import (
     Csv,
+    Device,
     DryRun,
     FigureFormat,
     Force,
@@ -85,6 +86,7 @@ def complexity(
     workers: Annotated[int, typer.Option(help="Parallel processes.")] = 1,
     dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     quiet: Quiet = False,
     dry_run: DryRun = False,
     out: Out = None,
@@ -121,6 +123,7 @@ def complexity(
         workers=workers,
         dask=dask,
         seed=seed,
+        device=device,
     )
     check_outputs(out, report, force=force)
     if not (0 < delta < 1 and math.isfinite(delta)):

@@ -36,8 +36,9 @@ def run_curves(
 ) -> xr.Dataset:
     """Excess risks of every group, size, design and ridge of a plan.
 
-    A trial is one design, or the mean of up to 16 where n < 1024. For each design the mean over the noise is taken exactly: squared bias plus sigma^2 times the
-    variance of the fit. ``noisy_risk`` holds the excess risks of individual noise vectors at the
+    A trial is one design, or the mean of up to 16 where n < 1024. For each design the mean over the
+    noise is taken exactly: squared bias plus sigma^2 times the variance of the fit. ``noisy_risk``
+    holds the excess risks of individual noise vectors at the
     schedule's ridge, for quantiles.
 
     Parameters

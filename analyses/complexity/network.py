@@ -72,6 +72,7 @@ def train_batch(
     *,
     tied: bool,
     seed: int,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Tensor:
     """Train one network per mask; returns which pairs each predicts correctly, bool (networks, n, n).
@@ -83,6 +84,8 @@ def train_batch(
     tied : bool
         b = a.
     seed : int
+    device : str
+        Initial weights are drawn on the CPU, so that they are the same everywhere.
     progress : Progress
 
     Returns
@@ -93,10 +96,11 @@ def train_batch(
     generator = torch.Generator().manual_seed(seed)
     shape = (count, n, options.width)
     weights = [
-        (options.init_scale * torch.randn(shape, generator=generator)).requires_grad_()
+        (options.init_scale * torch.randn(shape, generator=generator)).to(device).requires_grad_()
         for _ in range(2 if tied else 3)
     ]
-    sums = torch.from_numpy(options.group.sums)
+    masks = masks.to(device)
+    sums = torch.from_numpy(options.group.sums).to(device)
     target = torch.nn.functional.one_hot(sums, n).float() - 1 / n
     share = masks.float() / masks.sum(dim=(1, 2), keepdim=True)
     optimizer = torch.optim.Adam(weights, lr=options.learning_rate, weight_decay=0.0)
@@ -121,13 +125,14 @@ def train_batch(
         if step % 50 == 0:
             progress(step, options.steps, "networks")
     with torch.no_grad():
-        return outputs().argmax(dim=-1) == sums
+        return (outputs().argmax(dim=-1) == sums).cpu()
 
 
 def network_curve(
     group: str,
     *,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress = silent,
     fractions: tuple[float, ...] = FRACTIONS,
     **options: Any,
@@ -142,6 +147,7 @@ def network_curve(
     group : str
         Such as ``Z11``.
     seed : int
+    device : str
     progress : Progress
     fractions : tuple of float
         Shares of the n^2 pairs drawn for training, in (0, 1).
@@ -174,7 +180,9 @@ def network_curve(
         def report(done: float, total: float, text: str, number: int = number, name: str = name) -> None:
             progress(number * total + done, len(CURVES) * total, f"{text}: {name}")
 
-        correct = train_batch(settings, masks, tied="tied" in name, seed=seed + 1, progress=report)
+        correct = train_batch(
+            settings, masks, tied="tied" in name, seed=seed + 1, device=device, progress=report
+        )
         unseen = ~drawn
         accuracy = (correct & unseen).sum(dim=(1, 2)) / unseen.sum(dim=(1, 2))
         tables[name] = accuracy.numpy().reshape(len(fractions), settings.seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,19 @@ class Runner:
     ----------
     workers, seed, trials : int
     progress : Progress
+    parts : Path or None
+        Folder of finished parts, to resume from.
     """
 
     workers: int = 1
     seed: int = 0
     trials: int = 24
     progress: Progress = field(default=silent)
+    parts: Path | None = None
 
     def curves(self, plan: CurvePlan):
         """The study of one plan."""
-        return run_curves(plan, workers=self.workers, progress=self.progress)
+        return run_curves(plan, workers=self.workers, parts=self.parts, progress=self.progress)
 
     def plan(self, space: str, groups: Sequence[str], **options: Any) -> CurvePlan:
         """A plan with this runner's seed and trials."""

@@ -52,6 +52,7 @@ class ComplexityOptions:
     workers: int = 1
     dask: str | None = None
     seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -226,14 +227,16 @@ def run_study(
         if options.regimes:
             from analyses.complexity.regimes import Runner, all_regimes
 
-            run = Runner(options.workers, options.seed, progress=progress)
+            run = Runner(options.workers, options.seed, progress=progress, parts=parts)
             thetas = options.thetas if len(options.thetas) > 1 else (0.5, 0.75, 1.0)
             kappas = options.kappas if len(options.kappas) > 1 else (1.0, 2.0, 3.0)
             document["regimes"] = all_regimes(thetas, kappas, run)
     if options.network:
         from analyses.complexity.network import network_curve
 
-        document["network"] = network_curve(options.network, seed=options.seed, progress=progress)
+        document["network"] = network_curve(
+            options.network, seed=options.seed, device=options.device, progress=progress
+        )
     document["verdict"] = verdict(document)
     document["provenance"] = provenance(seed=options.seed)
     study = study.assign_attrs(

@@ -140,7 +140,8 @@ def _second_term(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"{worst['excess_times_n_over_sigma2']['value']:.3g} sigma^2/n, "
         + ("below" if worst["excess_times_n_over_sigma2"]["value"] < worst["chi_square_bound"] else "above")
         + f" the chi-square bound 2 sqrt(D L) + 2 L = {worst['chi_square_bound']:.3g} with D degrees of "
-        "freedom and L = log(1/delta): that costs n = O(sigma^2 L / eps), one power of eps less than claimed.",
+        "freedom and L = log(1/delta): that costs n = O(sigma^2 L / eps), one power of eps less than "
+        "claimed.",
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from manifold.actions import FiniteAction
 from manifold.errors import InputError, TooLargeError
 from manifold.homogeneous import SpectralSpace
 from manifold.invariants import invariant_basis, invariant_spectrum, weyl_counts
@@ -44,6 +45,25 @@ def test_kernel_is_the_group_average(space, name):
     else:
         slow = oracle.sphere_kernel(x, y, s=1.5, degree=basis.degree, matrices=action.matrices)
     np.testing.assert_allclose(ours, slow, atol=1e-10)
+
+
+GLIDES = {
+    "glide": ([[0, 1], [1, 0]], [np.pi, 0.0]),
+    "rotation about another centre": ([[0, -1], [1, 0]], [2 * np.pi / 3, 0.5]),
+    "screw": ([[-1, 0], [0, 1]], [0.3, 2 * np.pi / 4]),
+}
+
+
+@pytest.mark.parametrize("name", GLIDES)
+def test_point_groups_with_shifts_of_their_own(name):
+    matrix, shift = (np.array(part, dtype=float) for part in GLIDES[name])
+    action = FiniteAction.from_generators(SpectralSpace.parse("T2"), matrix[None], shift[None])
+    basis = invariant_basis(action, cutoff=49.0)
+    x, y = sampled(basis, 7), sampled(basis, 5, 1)
+    ours = (basis.values(x) * sobolev_eigenvalues(basis.eigenvalues, 1.5)) @ basis.values(y).T
+    slow = oracle.torus_kernel(x, y, s=1.5, reach=7, matrices=action.matrices, shifts=action.shifts)
+    np.testing.assert_allclose(ours, slow, atol=1e-10)
+    np.testing.assert_allclose(basis.eigenvalues, invariant_spectrum(action, cutoff=49.0))
 
 
 def rotations_of(action, rng):
