@@ -276,13 +276,7 @@ def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: s
 
     for step in range(first, plan.steps + 1):
         loss, slopes = gradient(weights)
-        kept = weights
-        yield (
-            step,
-            loss,
-            kept,
-            lambda: {"weights": [w.cpu() for w in kept], "optimizer": optimizer.state_dict()},
-        )
+        yield step, loss, weights, keep
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _rate(plan, step)
         for w, slope in zip(weights, slopes, strict=True):

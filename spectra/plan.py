@@ -10,7 +10,7 @@ import torch
 from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, krylov_spectrum
+from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, krylov_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.variation import (
     DeflatedVariation,
@@ -202,5 +202,6 @@ def compute_spectrum(
         leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
         return SpectrumResult(plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift)
     operator = deflated if plan.subspace == "span" else full
+    deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
     found = dense_spectrum(operator) if plan.dense else krylov_spectrum(operator, plan.count or 1, seed=seed)
     return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, lambda vectors: vectors)
