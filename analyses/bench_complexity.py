@@ -21,6 +21,7 @@ from manifold.invariants import invariant_basis
 from manifold.named_actions import named_action
 from manifold.ridge import SampleFactor
 
+CASES = ("circle-Z16", "circle-Z4")
 QUANTITY = "excess risk of 30 ridges x {trials} designs, n = {samples}, kernel construction included"
 
 
@@ -135,10 +136,11 @@ def _measure(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def _cases(quick: bool) -> list[CircleCase]:
     trials = 2 if quick else 20
-    return [CircleCase("circle-Z16", 16, 2048, trials), CircleCase("circle-Z4", 4, 2048, trials)]
+    return [CircleCase(name, int(name.removeprefix("circle-Z")), 2048, trials) for name in CASES]
 
 
 def run(
+    *,
     quick: bool = False,
     cases: Sequence[str] | None = None,
     seed: int = 0,

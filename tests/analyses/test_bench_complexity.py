@@ -17,7 +17,7 @@ def test_closed_form_kernel(order):
 
 def test_rows_of_a_small_case(monkeypatch):
     monkeypatch.setattr(bench, "_cases", lambda quick: [bench.CircleCase("small", 8, 150, 2, radius=4000)])
-    rows = bench.run(True)
+    rows = bench.run(quick=True)
     keys = {"case", "tool", "version", "quantity", "seconds", "peak_mib", "error", "ratio"}
     assert all(set(row) == keys for row in rows)
     assert rows[0]["tool"] == "rhoscope"
@@ -26,4 +26,4 @@ def test_rows_of_a_small_case(monkeypatch):
 
 def test_unknown_cases_are_named():
     with pytest.raises(InputError, match="nonsense"):
-        bench.run(True, cases=["nonsense"])
+        bench.run(quick=True, cases=["nonsense"])
