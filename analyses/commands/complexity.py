@@ -65,7 +65,10 @@ def complexity(
     symmetry: Annotated[str, typer.Option(help="Z8, Z4xZ4, D8, swap, perm, antipode, SO2, ...")] = "Z8",
     chain: Annotated[str, typer.Option(help="Subgroups, smallest first, joined by commas or <.")] = "",
     matrices: Annotated[
-        Path | None, typer.Option(help="Your own finite group: .npy of generators, shape (g, N, N).")
+        Path | None,
+        typer.Option(
+            help="Your own finite group: .npy of generators (g, N, N), or .npz with matrices, shifts."
+        ),
     ] = None,
     s: Annotated[float | None, typer.Option("--s", help="Sobolev exponent of the kernel.")] = None,
     kappa: Annotated[str, typer.Option(help="s = (1 + kappa) d'/2; a list for the table.")] = "",
@@ -155,15 +158,21 @@ def complexity(
         clear_parts(parts)
 
 
-def load_matrices(path: Path) -> np.ndarray:
-    """Generators from an .npy file (never unpickled).
+def load_matrices(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Generators from an .npy file, or matrices and shifts from an .npz file (never unpickled).
 
     Raises
     ------
     InputError
-        If the file is missing or holds no plain array.
+        If the file is missing, holds no plain arrays, or lacks ``matrices``.
     """
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--matrices {path}: expected an .npy file with a plain array; {error}") from error
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found, None
+        with found:
+            return found["matrices"], found.get("shifts")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(
+            f"--matrices {path}: expected .npy with generators, or .npz with matrices, shifts; {error}"
+        ) from error

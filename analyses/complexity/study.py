@@ -33,7 +33,7 @@ class ComplexityOptions:
     space: str = "T1"
     symmetry: str = "Z8"
     chain: tuple[str, ...] = ()
-    matrices: np.ndarray | None = None
+    matrices: tuple[np.ndarray, np.ndarray | None] | None = None
     s: float | None = None
     kappas: tuple[float, ...] = ()
     thetas: tuple[float, ...] = (1.0,)
@@ -102,7 +102,7 @@ def plan_study(options: ComplexityOptions) -> StudyPlan:
     """
     space = SpectralSpace.parse(options.space)
     if options.matrices is not None:
-        groups: list = ["trivial", FiniteAction.from_generators(space, options.matrices)]
+        groups: list = ["trivial", FiniteAction.from_generators(space, *options.matrices)]
     else:
         groups = list(options.chain or default_chain(options.symmetry))
     for name, values, low in (("theta", options.thetas, 0.0), ("kappa", options.kappas, -np.inf)):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analyses.cli import build_app
+from analyses.commands.complexity import load_matrices
 from analyses.complexity import statistics as st
 from analyses.complexity.curve_results import fit_slope, gain_records, second_term
 from analyses.complexity.curves import run_curves
@@ -195,6 +196,19 @@ def test_command_writes_json_study_report_and_nothing_else(tmp_path):
     assert "What holds" in text
     assert "data:image/svg+xml" in text
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_own_groups_from_files(tmp_path):
+    np.save(tmp_path / "cyclic.npy", np.roll(np.eye(3), 1, axis=0)[None])
+    found = plan_study(ComplexityOptions(space="S2", matrices=load_matrices(tmp_path / "cyclic.npy")))
+    assert [a.order for a in found.curves.actions] == [1, 3]
+    shift = np.array([[np.pi, 0.0]])
+    np.savez(tmp_path / "glide.npz", matrices=np.array([[[0.0, 1.0], [1.0, 0.0]]]), shifts=shift)
+    found = plan_study(ComplexityOptions(space="T2", matrices=load_matrices(tmp_path / "glide.npz")))
+    assert [a.order for a in found.curves.actions] == [1, 4]
+    (tmp_path / "bad.npy").write_text("no array")
+    with pytest.raises(InputError, match=r"bad\.npy"):
+        load_matrices(tmp_path / "bad.npy")
 
 
 def test_dry_run_and_errors_of_the_command(tmp_path):
