@@ -34,7 +34,7 @@ class Runner:
 
     workers: int = 1
     seed: int = 0
-    trials: int = 24
+    trials: int = 12
     progress: Progress = field(default=silent)
     parts: Path | None = None
 
@@ -167,7 +167,7 @@ def saturation(run: Runner) -> list[dict[str, Any]]:
 def noiseless(run: Runner) -> dict[str, Any]:
     """The exponent without noise, which is another one: about ``-2 theta s / d'`` instead of -2/3."""
     plan = run.plan(
-        "T1", ["trivial"], samples=[16, 32, 64, 128, 256], s=1.0, noise=0.0, accuracy=3e-2, trials=200
+        "T1", ["trivial"], samples=[16, 32, 64, 128, 256], s=1.0, noise=0.0, accuracy=3e-2, trials=100
     )
     study = run.curves(plan)
     risks = st.scheduled_risk(study)[0]
@@ -273,7 +273,7 @@ def below_nyquist(run: Runner) -> dict[str, Any]:
         band=15.0**2,
         saturated=True,
         accuracy=1e-2,
-        trials=400,
+        trials=200,
     )
     study = run.curves(plan)
     mean = st.scheduled_risk(study)[0].mean(axis=1)
