@@ -91,18 +91,19 @@ class TorusBasis:
         return waves @ self.mixing
 
     def evaluate(self, points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-        """Values of ``sum_i coefficients_i psi_i``, shape (n,), without the n x P table on a circle."""
-        if self.action.space.dim > 1:
-            return np.concatenate(
-                [self.values(chunk) @ coefficients for chunk in _chunks(points, len(self.frequencies))]
-            )
+        """Values of ``sum_i coefficients_i psi_i``, shape (n,); fast where all frequencies share one line."""
         waves = self.mixing @ coefficients
-        steps = _common_steps(self.frequencies)
         count = len(self.frequencies)
-        amplitude = np.zeros(int(self.frequencies[:, 0].max() // steps[0]) + 1, dtype=complex)
-        amplitude[self.frequencies[:, 0] // steps[0]] = waves[:count] - 1j * waves[count:]
-        amplitude[1:] *= math.sqrt(2)
-        return _giant_steps(points[:, 0] * steps[0], amplitude).real
+        amplitude = math.sqrt(2) * (waves[:count] - 1j * waves[count:])
+        amplitude[0] = waves[0]
+        line = _common_line(self.frequencies)
+        if line is not None:
+            step, multiples = line
+            series = np.zeros(int(multiples.max()) + 1, dtype=complex)
+            series[multiples] = amplitude
+            return _giant_steps(points @ step, series).real
+        phases = (chunk @ self.frequencies.T.astype(float) for chunk in _chunks(points, count))
+        return np.concatenate([np.cos(p) @ amplitude.real - np.sin(p) @ amplitude.imag for p in phases])
 
     def moments(self, points: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sample second moments of the functions, and their sample correlation with targets.
@@ -300,6 +301,19 @@ def _invariant_waves(k: np.ndarray, representatives: list[tuple[np.ndarray, np.n
 
 def _common_steps(frequencies: np.ndarray) -> np.ndarray:
     return np.maximum(np.gcd.reduce(frequencies, axis=0), 1)
+
+
+def _common_line(frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Vector v and integers t >= 0 with k = t v for every (leading) frequency k; None if no such v."""
+    if len(frequencies) < 2:
+        return None
+    direction = frequencies[1] // np.gcd.reduce(frequencies[1])
+    axis = int(np.flatnonzero(direction)[0])
+    multiples = frequencies[:, axis] // direction[axis]
+    if not (multiples[:, None] * direction == frequencies).all():
+        return None
+    step = max(int(np.gcd.reduce(multiples)), 1)
+    return step * direction, multiples // step
 
 
 def _chunks(points: np.ndarray, width: int) -> Iterator[np.ndarray]:

@@ -121,7 +121,8 @@ def test_weyl_bound_would_catch_a_wrong_volume():
 
 
 @pytest.mark.parametrize(
-    ("space", "name"), [("T1", "Z1"), ("T1", "Z8"), ("T2", "swap"), ("T3", "perm"), ("S2", "Z3")]
+    ("space", "name"),
+    [("T1", "Z1"), ("T1", "Z8"), ("T2", "swap"), ("T3", "perm"), ("T2", "circle:1,2"), ("S2", "Z3")],
 )
 def test_moments_and_evaluation_against_the_table_of_values(space, name):
     basis = invariant_basis(made(space, name), cutoff=CUTOFFS[space])
