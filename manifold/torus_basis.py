@@ -102,6 +102,8 @@ class TorusBasis:
             series = np.zeros(int(multiples.max()) + 1, dtype=complex)
             series[multiples] = amplitude
             return _giant_steps(points @ step, series).real
+        if self.frequencies.shape[1] == 2:
+            return _plane_series(points, self.frequencies, amplitude)
         phases = (chunk @ self.frequencies.T.astype(float) for chunk in _chunks(points, count))
         return np.concatenate([np.cos(p) @ amplitude.real - np.sin(p) @ amplitude.imag for p in phases])
 
@@ -331,6 +333,19 @@ def _giant_steps(angles: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
         ((_powers(small * x, len(grid)).T @ grid) * _powers(x, small).T).sum(axis=1)
         for x in _chunks(angles, _WAVES)
     ]
+    return np.concatenate(values)
+
+
+def _plane_series(points: np.ndarray, frequencies: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
+    """``Re sum_k amplitude_k exp(i k.x)`` on T^2 through one table per coordinate, all k_1 >= 0."""
+    reach = int(np.abs(frequencies[:, 1]).max())
+    grid = np.zeros((2 * reach + 1, int(frequencies[:, 0].max()) + 1), dtype=complex)
+    grid[frequencies[:, 1] + reach, frequencies[:, 0]] = amplitude
+    values = []
+    for chunk in _chunks(points, sum(grid.shape)):
+        second = _powers(chunk[:, 1], len(grid)) * np.exp(-1j * reach * chunk[:, 1])
+        first = _powers(chunk[:, 0], grid.shape[1])
+        values.append(((second.T @ grid) * first.T).sum(axis=1).real)
     return np.concatenate(values)
 
 
