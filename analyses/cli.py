@@ -11,7 +11,16 @@ import typer
 from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
-COMMANDS: tuple[str, ...] = ("train", "analyze", "inspect", "convert", "report", "demo", "bench")
+COMMANDS: tuple[str, ...] = (
+    "train",
+    "analyze",
+    "inspect",
+    "convert",
+    "report",
+    "demo",
+    "bench",
+    "complexity",
+)
 
 
 def build_app(only: str | None = None) -> typer.Typer:
