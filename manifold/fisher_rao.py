@@ -1,0 +1,398 @@
+"""The Fisher-Rao manifold of a maximum-entropy family, and fits on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import pymanopt
+from pymanopt.manifolds.manifold import RiemannianSubmanifold
+from pymanopt.optimizers import TrustRegions
+
+from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedError, TooLargeError
+from manifold.maxent import COARSE, FINE, MaxEntFamily
+from manifold.moment_body import Certificate, separate
+
+
+class Reason(Enum):
+    """Why a fit stopped; the value is the sentence for the user."""
+
+    CONVERGED = "the moments are matched to rounding error"
+    ITERATIONS = "stopped at the iteration limit before the moments were matched"
+    STALLED = "no step lowers the dual any more, yet the moments are not matched; try another method"
+
+
+@dataclass(frozen=True, eq=False)
+class MaxEntFit:
+    """The maximum-entropy measure with given moments.
+
+    Attributes
+    ----------
+    family : MaxEntFamily
+    moments : ndarray, shape (m,)
+        What was asked for.
+    lam : ndarray, shape (m,)
+        Zero at dependent monomials.
+    log_partition : float
+        ``log integral exp(lambda . r) d(uniform)``.
+    entropy : float
+        Against the uniform probability measure, nats.
+    moment_error : float
+        Largest ``|E r - rho|`` in units of the uniform standard deviation of r, on a quadrature rule with
+        more nodes than the one that produced lambda: it contains the quadrature error.
+    fisher_rank : int
+    condition : float
+        Condition number of the Fisher information, monomials scaled to unit variance.
+    fisher_information : ndarray, shape (m, m)
+    converged : bool
+    reason : Reason
+    method : str
+    diagnostics : dict
+    """
+
+    family: MaxEntFamily
+    moments: np.ndarray
+    lam: np.ndarray
+    log_partition: float
+    entropy: float
+    moment_error: float
+    fisher_rank: int
+    condition: float
+    fisher_information: np.ndarray
+    converged: bool
+    reason: Reason
+    method: str
+    diagnostics: dict = field(default_factory=dict)
+
+    @property
+    def entropy_riemannian(self) -> float:
+        """Entropy against Riemannian volume, nats."""
+        return self.entropy + float(np.log(self.family.space.volume))
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the family as a manifold: the Fisher rank."""
+        return self.fisher_rank
+
+
+class FisherRaoManifold(RiemannianSubmanifold):
+    """``{mu_lambda}`` in natural coordinates, independent monomials only, metric ``Cov_lambda(r)``, for pymanopt.
+
+    The connection is the exponential one: e-geodesics are straight lines in lambda, parallel transport is
+    the identity, and the Hessian of the dual ``A(lambda) - lambda . rho`` is the metric itself, hence the
+    identity operator. The Riemannian gradient is the natural gradient ``Cov^{-1} grad``: nothing changes when a
+    monomial is rescaled, while Euclidean descent slows down with the condition number.
+
+    Parameters
+    ----------
+    family : MaxEntFamily
+    tol : float
+        Quadrature tolerance.
+    """
+
+    def __init__(self, family: MaxEntFamily, *, tol: float = FINE):
+        super().__init__(f"Fisher-Rao manifold of {len(family)} monomials on {family.space.name}", family.rank)
+        self.family, self.tol = family, tol
+
+    def embed(self, point: np.ndarray) -> np.ndarray:
+        """Full lambda (m,) with zeros at dependent monomials."""
+        lam = np.zeros(len(self.family))
+        lam[self.family.independent] = point
+        return lam
+
+    def metric(self, point: np.ndarray) -> np.ndarray:
+        """``Cov_lambda(r)`` of the independent monomials, shape (rank, rank)."""
+        covariance = self.family.evaluate(self.embed(point), order=2, tol=self.tol).covariance
+        return covariance[np.ix_(self.family.independent, self.family.independent)]
+
+    def mean(self, point: np.ndarray) -> np.ndarray:
+        """Moments of the independent monomials."""
+        return self.family.evaluate(self.embed(point), order=2, tol=self.tol).mean[self.family.independent]
+
+    @property
+    def typical_dist(self) -> float:
+        """Radius scale of trust regions: ``sqrt(dim)`` standard deviations."""
+        return 16 * float(np.sqrt(self.dim))
+
+    def inner_product(self, point, tangent_vector_a, tangent_vector_b):
+        """``u^T Cov v``."""
+        return float(tangent_vector_a @ self.metric(point) @ tangent_vector_b)
+
+    def norm(self, point, tangent_vector):
+        """Root of the inner product."""
+        return float(np.sqrt(max(self.inner_product(point, tangent_vector, tangent_vector), 0.0)))
+
+    def projection(self, point, vector):
+        """Every vector is tangent."""
+        return vector
+
+    to_tangent_space = projection
+
+    def random_point(self):
+        """``lambda`` of about one unit of each monomial's uniform standard deviation (global numpy state)."""
+        return np.random.standard_normal(self.dim) / self.family.scale[self.family.independent]  # noqa: NPY002
+
+    def random_tangent_vector(self, point):
+        """A unit vector of random direction."""
+        vector = self.random_point()
+        return vector / self.norm(point, vector)
+
+    def zero_vector(self, point):
+        """Zeros."""
+        return np.zeros(self.dim)
+
+    def euclidean_to_riemannian_gradient(self, point, euclidean_gradient):
+        """Natural gradient ``Cov^{-1} grad``."""
+        return solve_scaled(self.metric(point), euclidean_gradient)
+
+    def euclidean_to_riemannian_hessian(self, point, euclidean_gradient, euclidean_hessian, tangent_vector):
+        """``Cov^{-1} Hess[v]``: the second derivative along e-geodesics."""
+        return solve_scaled(self.metric(point), euclidean_hessian)
+
+    def retraction(self, point, tangent_vector):
+        """E-geodesic ``lambda + v``."""
+        return point + tangent_vector
+
+    exp = retraction
+
+    def log(self, point_a, point_b):
+        """Velocity of the e-geodesic from a to b."""
+        return point_b - point_a
+
+    def transport(self, point_a, point_b, tangent_vector_a):
+        """Parallel transport of the exponential connection: the identity."""
+        return tangent_vector_a
+
+    def pair_mean(self, point_a, point_b):
+        """Middle of the e-geodesic."""
+        return (point_a + point_b) / 2
+
+    def geodesic(self, point_a, point_b, time: float):
+        """The e-geodesic at ``time`` in [0, 1]: mixes the logarithms of the densities."""
+        return (1 - time) * point_a + time * point_b
+
+    def dist(self, point_a, point_b):
+        """Fisher-Rao length of the e-geodesic (an upper bound of the distance, exact in one dimension)."""
+        x, w = np.polynomial.legendre.leggauss(12)
+        velocity = point_b - point_a
+        lengths = [self.norm(self.geodesic(point_a, point_b, (1 + t) / 2), velocity) for t in x]
+        return float(w @ lengths / 2)
+
+
+def solve_scaled(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Solve a symmetric positive system after scaling its diagonal to one (indifferent to units)."""
+    scale = np.sqrt(np.diag(matrix).clip(min=np.finfo(float).tiny))
+    scaled = matrix / np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(scaled)
+    values = values.clip(min=1e-14 * values[-1])
+    return vectors @ ((vectors.T @ (vector / scale)) / values) / scale
+
+
+def fit(
+    family: MaxEntFamily,
+    moments: np.ndarray,
+    *,
+    method: str = "newton",
+    initial: np.ndarray | None = None,
+    max_iterations: int = 120,
+    progress=None,
+) -> MaxEntFit:
+    """The member of a family with ``E r = moments``: minimise the dual ``A(lambda) - lambda . rho``.
+
+    Parameters
+    ----------
+    family : MaxEntFamily
+    moments : array_like, shape (m,)
+    method : {"newton", "trust-regions"}
+        Damped Newton, or pymanopt's Riemannian trust regions on the Fisher-Rao manifold.
+    initial : array_like, shape (m,), optional
+        Warm start for lambda; default 0.
+    max_iterations : int
+    progress : callable, optional
+        Called as ``progress(done, total, message)``.
+
+    Returns
+    -------
+    MaxEntFit
+
+    Raises
+    ------
+    InputError
+        For a wrong number of moments, NaN, or an unknown method.
+    InfeasibleMomentsError
+        If no probability measure has these moments: carries a `Certificate` (direction u with
+        ``u . rho > h(u) = max u . r``).
+    NotConvergedError
+        If the iteration limit came first; ``partial`` is the unfinished fit.
+    """
+    moments = np.atleast_1d(np.asarray(moments, dtype=float))
+    if moments.shape != (len(family),):
+        raise InputError(f"moments: expected {len(family)} (one per monomial), got {moments.size}")
+    if not np.isfinite(moments).all():
+        raise InputError("moments: expected finite numbers, got NaN or infinity")
+    if method not in {"newton", "trust-regions"}:
+        raise InputError(f"method: expected newton or trust-regions, got {method!r}")
+    _check_dependent(family, moments)
+    problem = _Dual(family, moments)
+    start = np.zeros(family.rank)
+    if initial is not None:
+        start = np.asarray(initial, float)[family.independent]
+    report = progress or (lambda done, total, message="": None)
+    try:
+        if method == "newton":
+            point, steps = problem.newton(start, max_iterations, report)
+        else:
+            point, steps = problem.trust_regions(start, max_iterations)
+        result = problem.polish(point, steps, method)
+    except (TooLargeError, NotConvergedError):
+        problem.refuse_if_infeasible()
+        raise
+    if not result.converged:
+        problem.refuse_if_infeasible()
+        raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
+    return result
+
+
+def _check_dependent(family: MaxEntFamily, moments: np.ndarray) -> None:
+    """Dependent monomials must have the moments that the others dictate."""
+    for dependency in family.dependencies:
+        gap = moments[dependency.index] - dependency.constant - dependency.coefficients @ moments
+        unit = family.scale[dependency.index] + np.abs(dependency.coefficients) @ np.abs(moments)
+        if abs(gap) > 1e-8 * (unit + abs(dependency.constant)):
+            direction = -dependency.coefficients * np.sign(gap)
+            direction[dependency.index] = np.sign(gap)
+            size = np.linalg.norm(direction)
+            support = np.sign(gap) * dependency.constant / size
+            certificate = Certificate(direction / size, float(direction @ moments / size), support, None, 0, True)
+            raise InfeasibleMomentsError(
+                f"moments: {dependency.sentence} everywhere on {family.space.name}, but the given moments miss "
+                f"this by {gap:.3g}; {certificate.sentence(family.monomials.names)}",
+                certificate,
+            )
+
+
+class _Dual:
+    """The dual problem in independent coordinates."""
+
+    def __init__(self, family: MaxEntFamily, moments: np.ndarray):
+        self.family, self.moments = family, moments
+        self.target = moments[family.independent]
+        self.unit = family.scale[family.independent]
+        self.checked = False
+
+    def cumulants(self, point: np.ndarray, order: int, tol: float, extra: int = 0):
+        lam = np.zeros(len(self.family))
+        lam[self.family.independent] = point
+        found = self.family.evaluate(lam, order=order, tol=tol, extra=extra)
+        keep = self.family.independent
+        covariance = None if found.covariance is None else found.covariance[np.ix_(keep, keep)]
+        return found.log_partition, found.mean[keep], covariance, found.marginals
+
+    def refuse_if_infeasible(self) -> None:
+        """Raise with a verified separating direction if there is one."""
+        if self.checked:
+            return
+        self.checked = True
+        certificate = separate(self.family, self.moments)
+        if certificate is not None:
+            raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
+
+    def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
+        """Damped Newton on coarse rules until the decrement is small."""
+        value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
+        cost = value - point @ self.target
+        for step in range(1, limit + 1):
+            gradient = mean - self.target
+            direction = -solve_scaled(covariance, gradient)
+            decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
+            report(min(step, limit), limit, f"Newton step {step}, decrement {decrement:.1e}")
+            if decrement < 1e-5:
+                return point, step
+            if step > 6 and np.abs(point * self.unit).max() > 2e3 or step == 25:
+                self.refuse_if_infeasible()
+            length = min(1.0, 4.0 / decrement)
+            while True:
+                trial = point + length * direction
+                value, mean, covariance, _ = self.cumulants(trial, 2, COARSE)
+                trial_cost = value - trial @ self.target
+                slack = 1e-5 + 1e-13 * abs(value)
+                if trial_cost <= cost - 1e-4 * length * decrement**2 + slack or length < 1e-6:
+                    break
+                length /= 2 if length > 0.05 else 5
+            point, cost = trial, trial_cost
+        return point, limit
+
+    def trust_regions(self, point: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+        """Riemannian trust regions on the Fisher-Rao manifold."""
+        manifold = FisherRaoManifold(self.family, tol=FINE)
+        scale = self.target
+
+        @pymanopt.function.numpy(manifold)
+        def cost(x):
+            found = self.family.evaluate(manifold.embed(x), order=2, tol=FINE)
+            return found.log_partition - float(x @ scale)
+
+        @pymanopt.function.numpy(manifold)
+        def gradient(x):
+            return manifold.mean(x) - scale
+
+        @pymanopt.function.numpy(manifold)
+        def hessian(x, v):
+            return manifold.metric(x) @ v
+
+        problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
+        optimizer = TrustRegions(
+            max_iterations=limit, min_gradient_norm=1e-7, max_time=600, verbosity=0, kappa=0.01, theta=1.0
+        )
+        outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
+        return outcome.point, int(outcome.iterations)
+
+    def polish(self, point: np.ndarray, steps: int, method: str) -> MaxEntFit:
+        """Chord steps on fine rules; the last residual is measured with more nodes than made the point."""
+        value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
+        errors: list[float] = []
+        best = None
+        for attempt in range(8):
+            value, mean, _, sizes = self.cumulants(point, 1, FINE, extra=2 * (attempt % 2))
+            gradient = mean - self.target
+            direction = -solve_scaled(covariance, gradient)
+            decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
+            errors.append(decrement)
+            if best is None or decrement < best[0]:
+                best = (decrement, point, value, mean, sizes)
+            floor = self._floor(point, covariance)
+            if attempt and (decrement <= floor or decrement > 0.3 * min(errors[:-1])):
+                break
+            point = point + direction
+        decrement, point, value, mean, sizes = best
+        lam = np.zeros(len(self.family))
+        lam[self.family.independent] = point
+        moment_error = float(np.max(np.abs(mean - self.target) / self.unit))
+        nodes = float(np.prod([np.prod(s, dtype=float) for s in sizes]))
+        information = self.family.evaluate(lam, order=2, tol=FINE if nodes < 3e5 else COARSE).covariance
+        keep = self.family.independent
+        scale = np.sqrt(np.diag(information)[keep].clip(min=np.finfo(float).tiny))
+        values = np.linalg.eigvalsh(information[np.ix_(keep, keep)] / np.outer(scale, scale))
+        converged = decrement < max(1e-6, 50 * self._floor(point, covariance)) and moment_error < 1e-7
+        reason = Reason.CONVERGED if converged else (Reason.ITERATIONS if steps >= 120 else Reason.STALLED)
+        return MaxEntFit(
+            family=self.family, moments=self.moments, lam=lam, log_partition=value,
+            entropy=value - float(point @ mean), moment_error=moment_error, fisher_rank=self.family.rank,
+            condition=float(values[-1] / max(values[0], 1e-300)), fisher_information=information,
+            converged=converged, reason=reason, method=method,
+            diagnostics={
+                "newton_decrement": decrement, "steps": steps, "nodes": [list(map(int, s)) for s in sizes],
+                "dependent": [d.sentence for d in self.family.dependencies],
+                "lambda_error": float(np.abs(solve_scaled(covariance, mean - self.target)).max()),
+            },
+        )  # fmt: skip
+
+    def _floor(self, point: np.ndarray, covariance: np.ndarray) -> float:
+        """What rounding leaves of the decrement."""
+        noise = 4 * np.finfo(float).eps * (np.abs(self.target) + np.abs(point) @ np.sqrt(np.diag(covariance))
+                                            * self.unit + self.unit)  # fmt: skip
+        return float(np.sqrt(noise @ solve_scaled(covariance, noise)))
+
+
+__all__ = ["FisherRaoManifold", "MaxEntFit", "Reason", "fit", "solve_scaled"]
