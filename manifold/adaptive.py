@@ -16,7 +16,7 @@ from manifold.polynomials import Terms
 from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, global_rule, panel_rule
 
 FINE, COARSE = 1e-14, 1e-5
-GLOBAL_LIMIT = 96
+GLOBAL_LIMIT, GLOBAL_NODES = 256, 5e6
 _SUPPORT = 1e-22
 _PANEL_DEGREE = 72
 
@@ -175,7 +175,7 @@ class AdaptiveIntegrator:
             count = needed[a] if needed else self._global_count(lam, a, panels[a], tol)
             low, high = domain(self.axes[a], self.half[a])
             whole = sum(q - p for p, q in panels[a]) > 0.7 * (high - low)
-            if count <= GLOBAL_LIMIT and (whole or count <= 40):
+            if count <= 96 and (whole or count <= 40):
                 choice.append(count)
             else:
                 choice.append(self._panel_nodes(lam, a, panels[a], tol))
@@ -256,7 +256,8 @@ class AdaptiveIntegrator:
             warm = self._warm(lam, tol)
             if warm is not None:
                 return warm
-        if max(needed) <= GLOBAL_LIMIT and np.prod(needed, dtype=float) <= MAX_NODES / 4:
+        nodes = np.prod([n / (1 + h) for n, h in zip(needed, self.half, strict=True)], dtype=float)
+        if max(needed) <= 96 and nodes <= MAX_NODES / 4 or max(needed) <= GLOBAL_LIMIT and nodes <= GLOBAL_NODES:
             needed = [max(x, y) for x, y in zip(needed, self._needed(lam, tol), strict=True)]
             rule = self._make(self._settled(needed))
         else:

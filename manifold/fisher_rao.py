@@ -311,7 +311,7 @@ class _Dual:
                 return point, step
             if step > 6 and np.abs(point * self.unit).max() > 2e3 or step == 25:
                 self.refuse_if_infeasible()
-            length = min(1.0, 4.0 / decrement)
+            length = min(1.0, 2.0 / decrement)
             while True:
                 trial = point + length * direction
                 value, mean, covariance, _ = self.cumulants(trial, 2, COARSE)

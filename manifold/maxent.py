@@ -107,8 +107,9 @@ class MaxEntFamily:
     @cached_property
     def scale(self) -> np.ndarray:
         """Standard deviations under the uniform measure (1 for constants): the natural units of moments."""
-        deviation = np.sqrt(np.diag(self.uniform_moments[1]).clip(min=0))
-        return np.where(deviation > 1e-14, deviation, 1.0)
+        mean, covariance = self.uniform_moments
+        deviation = np.sqrt(np.diag(covariance).clip(min=0))
+        return np.where(deviation > 1e-7 * np.abs(mean), deviation, np.where(mean == 0, 1.0, np.abs(mean)))
 
     @cached_property
     def _elimination(self) -> tuple[np.ndarray, tuple[Dependency, ...]]:

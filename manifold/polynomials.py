@@ -97,7 +97,9 @@ class Terms:
         total = np.bincount(inverse, coefficients.real, len(unique)) + 1j * np.bincount(
             inverse, coefficients.imag, len(unique)
         )
-        keep = np.abs(total) > 1e-14 * np.abs(coefficients).max(initial=0)
+        largest = np.zeros(self.count)
+        np.maximum.at(largest, self.owner, np.abs(coefficients))
+        keep = np.abs(total) > 1e-14 * largest[unique[:, 0]]
         return Terms(self.axes, unique[keep, 1:], total[keep], unique[keep, 0], self.count)
 
     def with_constant(self) -> Terms:
