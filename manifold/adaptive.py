@@ -44,13 +44,17 @@ class AdaptiveIntegrator:
             columns = terms.keys[:, axis.column : axis.column + axis.width]
             unique, inverse = np.unique(columns, axis=0, return_inverse=True)
             self._unique.append((unique, inverse.ravel()))
-        self._points = np.stack([self._uniform_angles(a, 12) for a in range(len(self.axes))])
+        self._points = self._scatter()
         self._last: tuple[np.ndarray, Rule] | None = None
 
     def _axis_degree(self, a: int) -> int:
         axis = self.axes[a]
         columns = self.terms.keys[:, axis.column : axis.column + axis.width]
         return int(np.abs(columns).sum(1).max(initial=0))
+
+    def _scatter(self) -> np.ndarray:
+        """Twelve uniform chains, shape (axes, 12)."""
+        return np.array([self._uniform_angles(a, 12) for a in range(len(self.axes))])
 
     def _uniform_angles(self, a: int, count: int) -> np.ndarray:
         low, high = domain(self.axes[a], self.half[a])
@@ -287,7 +291,7 @@ class AdaptiveIntegrator:
         return rule
 
     def _cold(self, lam: np.ndarray, tol: float) -> Rule:
-        self._points = np.stack([self._uniform_angles(a, 12) for a in range(len(self.axes))])
+        self._points = self._scatter()
         beta = 1.0
         while True:
             beta /= 2
