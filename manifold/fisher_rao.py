@@ -309,7 +309,7 @@ class _Dual:
             report(min(step, limit), limit, f"Newton step {step}, decrement {decrement:.1e}")
             if decrement < 1e-5:
                 return point, step
-            if step > 6 and np.abs(point * self.unit).max() > 2e3 or step == 25:
+            if np.abs(point * self.unit).max() > 30 or step == 25:
                 self.refuse_if_infeasible()
             length = min(1.0, 2.0 / decrement)
             while True:

@@ -58,10 +58,52 @@ class Certificate:
         )
 
 
+class LinearForm:
+    """``u . r`` and its ambient gradient in one sweep over power tables, for batches of points.
+
+    Parameters
+    ----------
+    monomials : Monomials
+    direction : array_like, shape (m,)
+    """
+
+    def __init__(self, monomials: Monomials, direction: np.ndarray):
+        weights = np.asarray(direction, float)
+        used = np.flatnonzero(weights)
+        exponents = monomials.exponents[used]
+        columns = np.flatnonzero(exponents.sum(0))
+        self.exponents = exponents[:, columns]
+        self.matrix = None if monomials.coordinates is None else monomials.coordinates[columns]
+        self.columns, self.dimension = columns, monomials.dimension
+        # Re(-i p) = Im p: one complex weight per monomial turns the form into a real part.
+        imaginary = monomials.imaginary[used]
+        self.weights = weights[used] if self.matrix is None else np.where(imaginary, -1j, 1) * weights[used]
+        self.size = float(np.abs(weights).sum()) * max(int(monomials.degrees.max(initial=1)), 1)
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (q,) and gradients (q, D)."""
+        zeta = points[:, self.columns] if self.matrix is None else points @ self.matrix.T
+        top = int(self.exponents.max(initial=1))
+        powers = np.stack([zeta**k for k in range(top + 1)])
+        axes = np.arange(zeta.shape[1])
+        factors = powers[self.exponents, :, axes]  # (m, P, q)
+        slopes = self.exponents[:, :, None] * powers[np.maximum(self.exponents - 1, 0), :, axes]
+        before, after = np.ones_like(factors), np.ones_like(factors)
+        np.cumprod(factors[:, :-1], axis=1, out=before[:, 1:])
+        after[:, :-1] = np.cumprod(factors[:, :0:-1], axis=1)[:, ::-1]
+        values = (self.weights @ (before[:, -1] * factors[:, -1])).real
+        partial = np.tensordot(self.weights, before * after * slopes, axes=1).T  # (q, P)
+        if self.matrix is not None:
+            return values, (partial @ self.matrix).real
+        gradient = np.zeros_like(points)
+        gradient[:, self.columns] = partial
+        return values, gradient
+
+
 def ascend(
-    space: Space, monomials: Monomials, direction: np.ndarray, points: Tensor, *, steps: int = 200
+    space: Space, monomials: Monomials, direction: np.ndarray, points: Tensor, *, steps: int = 300
 ) -> tuple[Tensor, Tensor]:
-    """Batched Riemannian ascent of ``u . r`` with a step length per start (Barzilai-Borwein, monotone).
+    """Batched Riemannian ascent of ``u . r``: one Barzilai-Borwein step length per start, monotone.
 
     Parameters
     ----------
@@ -75,37 +117,28 @@ def ascend(
     -------
     points, values : Tensor, shapes (q, ambient) and (q,)
     """
-    u = torch.as_tensor(direction, dtype=torch.float64)
+    form = LinearForm(monomials, direction)
 
-    def value(x: Tensor) -> Tensor:
-        return monomials.values(x) @ u
+    def both(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        values, gradient = form(x.numpy())
+        return values, space.tangent(x, torch.from_numpy(gradient)).numpy()
 
-    def gradient(x: Tensor) -> Tensor:
-        return space.tangent(x, torch.einsum("qmd,m->qd", monomials.jacobian(x), u))
-
-    size = float(u.abs().sum()) * max(int(monomials.degrees.max()), 1)
-    best, slope = value(points), gradient(points)
-    length = torch.full((len(points), 1), 0.3 / max(size, 1e-300), dtype=torch.float64)
+    best, slope = both(points)
+    length = np.full((len(points), 1), 0.3 / max(form.size, 1e-300))
     for _ in range(steps):
-        trial, _ = space.geodesic(points, slope, 1.0) if False else _retract(space, points, slope * length)
-        level = value(trial)
-        better = level >= best
-        new_slope = gradient(trial)
-        s, y = trial - points, slope - new_slope
-        estimate = ((s * s).sum(-1, keepdim=True) / (s * y).sum(-1, keepdim=True).abs().clamp_min(1e-300)).clamp(
-            0.02 / size, 1e3 / size
-        )
-        length = torch.where(better[:, None], estimate, length / 4)
-        points = torch.where(better[:, None], trial, points)
-        slope = torch.where(better[:, None], new_slope, slope)
-        best = torch.where(better, level, best)
-        if slope.norm(dim=-1).max() < 1e-13 * size:
+        trial = space.project(points + torch.from_numpy(slope * length))
+        level, new_slope = both(trial)
+        better = (level >= best)[:, None]
+        s, y = (trial - points).numpy(), slope - new_slope
+        curvature = np.abs((s * y).sum(1, keepdims=True)).clip(min=1e-300)
+        estimate = ((s * s).sum(1, keepdims=True) / curvature).clip(0.02 / form.size, 1e3 / form.size)
+        length = np.where(better, estimate, length / 4)
+        points = torch.where(torch.from_numpy(better), trial, points)
+        slope = np.where(better, new_slope, slope)
+        best = np.where(better[:, 0], level, best)
+        if np.linalg.norm(slope, axis=1).max() < 1e-12 * form.size:
             break
-    return points, best
-
-
-def _retract(space: Space, points: Tensor, vectors: Tensor) -> tuple[Tensor, None]:
-    return space.project(points + vectors), None
+    return points, torch.from_numpy(best)
 
 
 def support_function(
