@@ -1,0 +1,110 @@
+"""``rhoscope inspect``: what a checkpoint holds, and which layout it seems to have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from analyses.checkpoints import MAX_BYTES, Checkpoint
+from analyses.commands.layout_options import ActivationOption, GroupOption, StepPattern
+from analyses.commands.options import Device, DryRun, Json, Quiet, Seed, deliver, say
+from analyses.guesses import Guess, guess_layout
+from analyses.layouts import Layout
+from analyses.reading.text import shown
+from analyses.runs import known_layout, read_target
+
+EPILOG = """
+Examples:
+
+  rhoscope inspect model.pt
+
+  rhoscope inspect runs/mod23 --step 1000 --json
+
+  rhoscope inspect someone/checkpoint-500 --group Z113
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command(epilog=EPILOG)
+    def inspect(
+        path: Annotated[Path, typer.Argument(help="Checkpoint file or folder, or a run directory.")],
+        step: Annotated[int | None, typer.Option(help="Which step of a run (default: the last).")] = None,
+        group: GroupOption = None,
+        activation: ActivationOption = None,
+        step_pattern: StepPattern = None,
+        max_bytes: Annotated[int, typer.Option(help="Largest file that is read.")] = MAX_BYTES,
+        json: Json = False,
+        seed: Seed = 0,
+        device: Device = "cpu",
+        quiet: Quiet = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        """List the tensors of a checkpoint and guess its layout; never runs anything from the file."""
+        say(f"plan: read {path} in a confined process, try layouts on all pairs", quiet=quiet)
+        if dry_run:
+            return
+        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern, max_bytes=max_bytes)
+        known = known_layout(checkpoint, run)
+        guess = guess_layout(
+            checkpoint,
+            known.group if known and group is None else group,
+            activation=known.activation if known and activation is None else activation,
+        )
+        document = _document(checkpoint, known, guess)
+        deliver(
+            document,
+            study=None,
+            out=None,
+            csv=None,
+            json=json,
+            force=False,
+            summary=_summary(checkpoint, known, guess),
+        )
+
+
+def _document(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "format": checkpoint.format,
+        "sha256": checkpoint.sha256,
+        "step": checkpoint.step,
+        "tensors": [
+            {"key": key, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+            for key, tensor in checkpoint.tensors.items()
+        ],
+        "ignored": checkpoint.ignored,
+        "layout": known.to_dict() if known else None,
+        "guess": guess.layout.to_dict() if guess else None,
+        "guess_confidence": guess.confidence if guess else None,
+        "guess_accuracy": guess.accuracy if guess else None,
+        "guess_reason": guess.reason if guess else None,
+    }
+
+
+def _summary(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) -> str:
+    width = max(len(shown(key)) for key in checkpoint.tensors)
+    lines = [f"{checkpoint.path}: {checkpoint.format}, step {checkpoint.step}, sha256 {checkpoint.sha256}"]
+    for key, tensor in checkpoint.tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        lines.append(f"  {shown(key):{width}}  {' x '.join(map(str, tensor.shape)) or 'scalar':>14}  {kind}")
+    for key, why in list(checkpoint.ignored.items())[:5]:
+        lines.append(f"  {shown(key):{width}}  not read: {why}")
+    if len(checkpoint.ignored) > 5:
+        lines.append(f"  and {len(checkpoint.ignored) - 5} more not read")
+    if known is not None:
+        lines += ["layout written with it:", _indented(known)]
+    if guess is None:
+        lines.append(
+            "no layout guessed: no combination of tensors has the shapes of a two-layer group network"
+        )
+    else:
+        lines += [f"guessed layout ({guess.confidence}: {guess.reason}):", _indented(guess.layout)]
+    return "\n".join(lines)
+
+
+def _indented(layout: Layout) -> str:
+    return "\n".join(f"  {line}" for line in layout.to_toml().splitlines())

@@ -1,0 +1,78 @@
+"""Recognise a container by its first bytes: torch zip or safetensors, everything else is refused.
+
+Both readers look only at the directory of a file first: which tensors it says it holds, of which dtype
+and shape, and at which bytes. Numbers are read later, tensor by tensor. Neither imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from analyses.reading.pickles import Interpreter, named_globals
+from analyses.reading.safetensors_header import open_safetensors
+from analyses.reading.sources import Content, Source
+from analyses.reading.text import shown
+from analyses.reading.torch_zip import open_torch_zip
+from manifold.errors import CheckpointError, UntrustedCheckpointError
+
+
+def open_content(source: Source) -> Content:
+    """Recognise a container by its first bytes and read its directory.
+
+    Parameters
+    ----------
+    source : Source
+
+    Returns
+    -------
+    Content
+
+    Raises
+    ------
+    CheckpointError
+        If it is neither a torch zip nor a safetensors file, or is damaged.
+    UntrustedCheckpointError
+        If it asks to run code.
+    """
+    begin = source.read(0, min(source.size, 16))
+    if begin[:4] == b"PK\x03\x04":
+        return open_torch_zip(source)
+    if begin[:1] == b"\x80" or (begin[:1] in b"(c}]" and begin[8:9] != b"{"):
+        _refuse_bare_pickle(source)
+    if begin[8:9] == b"{":
+        return open_safetensors(source)
+    kinds = {b"\x89HDF": "HDF5", b"GGUF": "GGUF", b"\x93NUM": "numpy .npy", b"\x1f\x8b": "gzip"}
+    kind = next((name for start, name in kinds.items() if begin.startswith(start)), "an unknown")
+    raise CheckpointError(f"it is {kind} file; expected a file of torch.save (zip) or safetensors")
+
+
+def _refuse_bare_pickle(source: Source) -> NoReturn:
+    # Pickles outside a zip: torch before 1.6, and files that were never torch's.
+    data = source.read(0, min(source.size, 1 << 20))
+    names = []
+    for start in _pickle_starts(data):
+        for name in named_globals(data[start:]):
+            try:
+                Interpreter().run(b"c" + name.replace(".", "\n", 1).encode() + b"\n.")
+            except UntrustedCheckpointError:
+                names.append(shown(name))
+            except CheckpointError:
+                pass
+    if names:
+        listed = ", ".join(list(dict.fromkeys(names))[:5])
+        raise UntrustedCheckpointError(
+            f"it is a bare pickle that wants to import {listed}; nothing was executed"
+        )
+    raise CheckpointError(
+        "it is a bare pickle, no zip (torch before 1.6 wrote those); load it where you trust it and "
+        "save it again with torch.save(model.state_dict(), path) or safetensors"
+    )
+
+
+def _pickle_starts(data: bytes) -> list[int]:
+    """Where pickles begin in a legacy torch file: at 0 and after each STOP followed by a PROTO."""
+    starts, at = [0], data.find(b".\x80", 0)
+    while at >= 0 and len(starts) < 8:
+        starts.append(at + 1)
+        at = data.find(b".\x80", at + 1)
+    return starts

@@ -1,0 +1,140 @@
+"""One checkpoint in one file, in shards with an index, or in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses.reading.containers import open_content
+from analyses.reading.distributed import open_distributed, read_index
+from analyses.reading.sources import Content, SourceFile
+from analyses.reading.text import shown
+from manifold.errors import CheckpointError, UntrustedCheckpointError
+
+MAX_SHARDS = 1000
+INDEX_BYTES = 16 << 20
+# What Hugging Face and others call the one checkpoint of a folder, in the order they are tried.
+FOLDER_NAMES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    ".metadata",
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose files are open, and how to read their directories."""
+
+    sources: dict[str, SourceFile]
+    content: Callable[[], Content]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(source.size for source in self.sources.values())
+
+    def sha256(self) -> str:
+        """SHA-256 of the file; of several, the hash of ``<sha256> <name>`` lines sorted by name."""
+        digests = {name: source.sha256() for name, source in self.sources.items()}
+        if len(digests) == 1:
+            return next(iter(digests.values()))
+        lines = "".join(f"{digests[name]} {name}\n" for name in sorted(digests))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def open_checkpoint(path: Path, max_bytes: int) -> Iterator[Opened]:
+    """Open every file of a checkpoint, sizes checked before anything is read.
+
+    Parameters
+    ----------
+    path : Path
+        A file, an index of shards (``*.index.json``), a folder with one of `FOLDER_NAMES`, or a folder
+        of torch.distributed.checkpoint.
+    max_bytes : int
+        Largest total size.
+
+    Yields
+    ------
+    Opened
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing or too large, or the folder holds no checkpoint that is known.
+    """
+    with ExitStack() as stack:
+        if path.is_dir():
+            path = _inside(path)
+        first = stack.enter_context(SourceFile(path, max_bytes))
+        if path.name == ".metadata":
+            index = read_index(first)
+            data = _open_all(stack, path.parent, index.files, max_bytes - first.size)
+            yield Opened({path.name: first, **data}, lambda: open_distributed(index, data))
+        elif path.name.endswith(".index.json"):
+            weights = _read_index(first)
+            shards = _open_all(stack, path.parent, set(weights.values()), max_bytes - first.size)
+            yield Opened({path.name: first, **shards}, lambda: _merge(weights, shards))
+        else:
+            yield Opened({path.name: first}, lambda: open_content(first))
+
+
+def _open_all(stack: ExitStack, folder: Path, names: set[str], max_bytes: int) -> dict[str, SourceFile]:
+    for name in names:
+        if Path(name).name != name or "\\" in name or name in ("", ".", "..") or "\0" in name:
+            raise UntrustedCheckpointError(f"its index points outside its folder: {shown(name)}")
+    if len(names) > MAX_SHARDS:
+        raise CheckpointError(f"its index names {len(names)} files, more than {MAX_SHARDS}")
+    sources: dict[str, SourceFile] = {}
+    for name in sorted(names):
+        try:
+            sources[name] = stack.enter_context(SourceFile(folder / name, max_bytes))
+        except CheckpointError as error:
+            raise type(error)(f"its part {shown(name)}: {error}") from error
+        max_bytes -= sources[name].size
+    return sources
+
+
+def _merge(weights: dict[str, str], shards: dict[str, SourceFile]) -> Content:
+    contents = {name: open_content(source) for name, source in shards.items()}
+    tree: dict[str, Any] = {}
+    for key, shard in weights.items():
+        held = contents[shard].tree
+        if not isinstance(held, dict) or key not in held:
+            raise CheckpointError(f"its index names {shown(key)}, which {shown(shard)} does not hold")
+        tree[key] = held[key]
+    return Content(f"sharded {next(iter(contents.values())).format}", tree)
+
+
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether a folder is one checkpoint (not a collection of them)."""
+    return any((folder / name).is_file() for name in FOLDER_NAMES)
+
+
+def _inside(folder: Path) -> Path:
+    for name in FOLDER_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(
+        f"it is a folder without a checkpoint of a known name ({', '.join(FOLDER_NAMES)}); name a file in it"
+    )
+
+
+def _read_index(source: SourceFile) -> dict[str, str]:
+    if source.size > INDEX_BYTES:
+        raise CheckpointError(f"the index of shards has {source.size} bytes, more than {INDEX_BYTES}")
+    try:
+        document = json.loads(source.read(0, source.size).decode("utf-8"))
+        items = dict(document["weight_map"])
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise CheckpointError(f"the index of shards is damaged ({type(error).__name__})") from error
+    if not items or not all(isinstance(shard, str) for shard in items.values()):
+        raise CheckpointError("the index of shards names no file")
+    return items

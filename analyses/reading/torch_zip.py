@@ -1,0 +1,207 @@
+"""Files of ``torch.save``: a zip archive, stored without compression, around a pickle and raw storages."""
+
+from __future__ import annotations
+
+import itertools
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyses.reading.allowlist import TensorRef
+from analyses.reading.pickles import MAX_PICKLE_BYTES, Interpreter
+from analyses.reading.sources import NUMPY, Content, Source, StoredTensor
+from analyses.reading.text import shown
+from manifold.errors import CheckpointError, UntrustedCheckpointError
+
+MAX_ENTRIES = 20_000
+MAX_DIRECTORY_BYTES = 8 << 20
+
+
+@contextmanager
+def _zip_damage() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, ValueError, RuntimeError) as e:
+        raise CheckpointError(f"its zip archive is damaged or truncated ({shown(e)})") from e
+
+
+def _check_directory_size(source: Source) -> None:
+    # Before zipfile parses the directory: the end records say how large it claims to be.
+    # torch writes the end record last, without comment, and its 64-bit twin (56 bytes, then a locator of
+    # 20) right before; anything else would let two parsers see two different archives.
+    tail = source.read(max(0, source.size - 98), min(source.size, 98))
+    if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
+        raise CheckpointError("its zip archive is truncated or has something after its end record")
+    entries, size = struct.unpack_from("<HI", tail, len(tail) - 12)
+    if len(tail) == 98 and tail[56:60] == b"PK\x06\x07":
+        if tail[:4] != b"PK\x06\x06":
+            raise CheckpointError("its zip archive is damaged (64-bit end record)")
+        entries, size = struct.unpack_from("<QQ", tail, 32)
+    if entries > MAX_ENTRIES or size > MAX_DIRECTORY_BYTES:
+        raise CheckpointError(f"its zip archive claims {entries} entries, more than {MAX_ENTRIES}")
+
+
+def _check_entry(info: zipfile.ZipInfo, source: Source) -> None:
+    name = info.orig_filename
+    parts = name.split("/")
+    if "\0" in name or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+        raise UntrustedCheckpointError(f"its zip archive has an entry with the unsafe name {shown(name)}")
+    if info.flag_bits & 0x1:
+        raise CheckpointError(f"zip entry {shown(name)} is encrypted")
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise UntrustedCheckpointError(
+            f"zip entry {shown(name)} is compressed ({info.compress_size} to {info.file_size} bytes); "
+            "torch.save never compresses"
+        )
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise UntrustedCheckpointError(f"zip entry {shown(name)} is no plain file")
+    if info.header_offset + info.file_size > source.size:
+        raise CheckpointError(f"zip entry {shown(name)} reaches beyond the end of the file")
+
+
+def _check_entries(archive: zipfile.ZipFile, source: Source) -> dict[str, zipfile.ZipInfo]:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    if len(archive.infolist()) > MAX_ENTRIES:
+        raise CheckpointError(f"its zip archive has more than {MAX_ENTRIES} entries")
+    for info in archive.infolist():
+        _check_entry(info, source)
+        if info.filename in entries:
+            raise UntrustedCheckpointError(f"zip entry {shown(info.filename)} is there twice")
+        entries[info.filename] = info
+    ordered = sorted(entries.values(), key=lambda info: info.header_offset)
+    for first, second in itertools.pairwise(ordered):
+        if first.header_offset + 30 + first.file_size > second.header_offset:
+            raise UntrustedCheckpointError(
+                f"zip entries {shown(first.filename)} and {shown(second.filename)} overlap"
+            )
+    for info in entries.values():  # reading to the end is what compares the CRC
+        with archive.open(info) as member:
+            while member.read(1 << 20):
+                pass
+    return entries
+
+
+def open_torch_zip(source: Source, records: frozenset[str] = frozenset()) -> Content:
+    """Read the directory and the pickle of a torch zip file.
+
+    Parameters
+    ----------
+    source : Source
+    records : frozenset of str
+        Further class names allowed in the pickle (see `analyses.reading.pickles.Interpreter`).
+
+    Returns
+    -------
+    Content
+        Its tree is what was saved, tensors as `StoredTensor`.
+
+    Raises
+    ------
+    CheckpointError
+        If the archive or its pickle is damaged, or it is another kind of archive.
+    UntrustedCheckpointError
+        If it asks to run code, or is packed in a way that torch never does.
+    """
+    with _zip_damage():
+        _check_directory_size(source)
+        with zipfile.ZipFile(source.file) as archive:
+            entries = _check_entries(archive, source)
+            root = _root_folder(entries)
+            order = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in entries else b"little"
+            if order not in (b"little", b"big"):
+                raise CheckpointError(f"it has an unknown byte order {shown(order)}")
+            if entries[f"{root}/data.pkl"].file_size > MAX_PICKLE_BYTES:
+                raise CheckpointError(f"its pickle is larger than {MAX_PICKLE_BYTES} bytes")
+            value = Interpreter(records).run(archive.read(f"{root}/data.pkl"))
+    offsets = {name: _data_offset(source, info) for name, info in entries.items()}
+    reader = _TorchStorages(source, f"{root}/data/", entries, offsets, "<" if order == b"little" else ">")
+    return Content("torch-zip", _replace_tensors(value, reader), {})
+
+
+def _root_folder(entries: dict[str, zipfile.ZipInfo]) -> str:
+    names = set(entries)
+    roots = [n.rpartition("/")[0] for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
+    tops = {name.partition("/")[0] for name in names}
+    for root in tops:
+        if f"{root}/constants.pkl" in names or any(n.startswith(f"{root}/code/") for n in names):
+            raise CheckpointError("it is a TorchScript archive; only state dicts are read")
+        if f"{root}/archive_format" in names or f"{root}/archive_version" in names:
+            raise CheckpointError("it is a torch.export archive (.pt2); only state dicts are read")
+    if {"archive_format", "archive_version"} & names or any(n.startswith("models/") for n in names):
+        raise CheckpointError("it is a torch.export archive (.pt2); only state dicts are read")
+    if len(roots) != 1 or tops != set(roots):
+        raise CheckpointError("it is a zip archive but not one that torch.save writes (no single data.pkl)")
+    return roots[0]
+
+
+def _data_offset(source: Source, info: zipfile.ZipInfo) -> int:
+    name, extra = struct.unpack_from("<HH", source.read(info.header_offset, 30), 26)
+    return info.header_offset + 30 + name + extra
+
+
+@dataclass(frozen=True)
+class _TorchStorages:
+    source: Source
+    prefix: str
+    entries: dict[str, zipfile.ZipInfo]
+    offsets: dict[str, int]
+    order: str
+
+    def tensor(self, ref: TensorRef) -> StoredTensor:
+        # A strided view must lie inside its storage, and the storage must be as large as the pickle says.
+        name = self.prefix + ref.storage.key
+        if name not in self.entries:
+            raise CheckpointError(f"the storage {shown(ref.storage.key)} is missing")
+        item = np.dtype(NUMPY[ref.dtype])
+        held = self.entries[name].file_size
+        unit = 1 if ref.storage.dtype is None else np.dtype(NUMPY[ref.storage.dtype]).itemsize
+        if ref.storage.count * unit != held:
+            raise CheckpointError(
+                f"the storage {shown(ref.storage.key)} has {held} bytes, "
+                f"its pickle says {ref.storage.count * unit}"
+            )
+        empty = 0 in ref.shape
+        reach = 0 if empty else 1 + sum((n - 1) * s for n, s in zip(ref.shape, ref.stride, strict=True))
+        if (ref.offset + reach) * item.itemsize > held:
+            raise CheckpointError(f"a tensor of shape {ref.shape} reaches beyond its storage of {held} bytes")
+
+        def load() -> np.ndarray:
+            start = self.offsets[name] + ref.offset * item.itemsize
+            data = self.source.read(start, reach * item.itemsize)
+            flat = np.frombuffer(data, dtype=item.newbyteorder(self.order)).astype(item, copy=False)
+            strides = tuple(s * item.itemsize for s in ref.stride)
+            view = np.lib.stride_tricks.as_strided(flat, ref.shape, strides, writeable=False)
+            return np.ascontiguousarray(view)
+
+        return StoredTensor(ref.dtype, ref.shape, load)
+
+
+def _replace_tensors(value: Any, storages: _TorchStorages) -> Any:
+    """The dicts of a pickle with their tensors described; other objects are kept as they are.
+
+    Every dict is visited once, however often it is referred to: a small pickle may describe a tree with
+    more leaves than atoms.
+    """
+    if isinstance(value, TensorRef):
+        return storages.tensor(value)
+    copies: dict[int, dict[Any, Any]] = {}
+    waiting = [value] if isinstance(value, dict) else []
+    while waiting:
+        old = waiting.pop()
+        if id(old) not in copies:
+            copies[id(old)] = {}
+            waiting += [item for item in old.values() if isinstance(item, dict)]
+            copies[id(old)].update(old)
+    for copy in copies.values():
+        for key, item in copy.items():
+            if isinstance(item, dict):
+                copy[key] = copies[id(item)]
+            elif isinstance(item, TensorRef):
+                copy[key] = storages.tensor(item)
+    return copies.get(id(value), value)

@@ -1,0 +1,250 @@
+"""Eigenvalues of symmetric operators, returned as a certified `Spectrum`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from torch import Tensor
+
+from manifold.errors import InputError
+from spectra.variation import SymmetricOperator
+
+EPS = np.finfo(np.float64).eps
+DENSE_LIMIT = 4000
+
+
+class Reason(enum.Enum):
+    """Why a solver stopped; the value is the sentence the user reads."""
+
+    DENSE = "complete: every eigenvalue computed by a dense solver, residuals recomputed"
+    KRYLOV = "the requested ends of the spectrum converged; eigenvalues between them were not computed"
+    NOT_CONVERGED = (
+        "the iteration limit was reached before all requested eigenvalues met the tolerance; "
+        "those listed carry their true residuals"
+    )
+    EMPTY = "the space is empty: there is nothing to compute"
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of a symmetric operator with their certificate.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray, shape (k,)
+        Ascending, Hessian sign: positive = contracting.
+    errors : ndarray, shape (k,)
+        Absolute error bound of each eigenvalue: for symmetric operators an eigenvalue lies within the
+        residual norm; rounding of the products is added.
+    residuals : ndarray, shape (k,)
+        ``|L v - lambda v|`` recomputed with the operator after the solve, |v| = 1.
+    vectors : Tensor, shape (N, k)
+        Unit eigenvectors.
+    dimension : int
+        Dimension N of the space the operator acts on.
+    norm : float
+        Estimate of the operator norm (largest absolute eigenvalue found).
+    complete : bool
+        Whether all N eigenvalues are there, so that counts are exact.
+    method : str
+        Solver used.
+    matvecs : int
+        Operator products spent.
+    converged : bool
+        Whether everything asked for met the tolerance.
+    reason : Reason
+        Why the solver stopped.
+    """
+
+    eigenvalues: np.ndarray
+    errors: np.ndarray
+    residuals: np.ndarray
+    vectors: Tensor
+    dimension: int
+    norm: float
+    complete: bool
+    method: str
+    matvecs: int
+    converged: bool
+    reason: Reason
+    counts: Counts = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", Counts.of(self))
+
+    def largest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The largest eigenvalues, descending, with their error bounds."""
+        return self.eigenvalues[::-1][:count], self.errors[::-1][:count]
+
+    def smallest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest eigenvalues, ascending, with their error bounds."""
+        return self.eigenvalues[:count], self.errors[:count]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many eigenvalues have which sign; a sign is claimed only beyond the error bound.
+
+    Parameters
+    ----------
+    negative, positive : int
+        Signs that are certain.
+    marginal : int
+        Zero to working precision: |lambda| <= error and the error is at rounding level.
+    undetermined : int
+        Neither: the bound is too wide, or the eigenvalue was not computed.
+    certified : bool
+        Whether the counts are exact (complete spectrum and nothing undetermined).
+    """
+
+    negative: int
+    marginal: int
+    positive: int
+    undetermined: int
+    certified: bool
+
+    @classmethod
+    def of(cls, spectrum: Spectrum) -> Counts:
+        """Count the signs of a spectrum."""
+        values, errors = spectrum.eigenvalues, spectrum.errors
+        negative, positive = int((values < -errors).sum()), int((values > errors).sum())
+        close = np.abs(values) <= errors
+        marginal = (
+            int((close & (errors <= 1e-8 * spectrum.norm)).sum()) if spectrum.norm else int(close.sum())
+        )
+        rest = spectrum.dimension - negative - positive - marginal
+        return cls(negative, marginal, positive, rest, spectrum.complete and rest == 0)
+
+    @property
+    def bounds(self) -> dict[str, list[int]]:
+        """Two-sided bounds of each count: undetermined eigenvalues may have any sign."""
+        return {
+            name: [getattr(self, name), getattr(self, name) + self.undetermined]
+            for name in ("negative", "marginal", "positive")
+        }
+
+
+def _certify(
+    operator: SymmetricOperator, values: np.ndarray, vectors: Tensor, *, complete: bool, method: str,
+    converged: bool, reason: Reason,
+) -> Spectrum:  # fmt: skip
+    order = np.argsort(values)
+    values, vectors = values[order], vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
+    image = operator.apply(vectors)
+    residual = image - vectors * torch.as_tensor(values, device=vectors.device)
+    residuals = residual.norm(dim=0).cpu().numpy()
+    norm = float(np.abs(values).max(initial=0.0))
+    defect = float((vectors.T @ vectors - torch.eye(len(values), device=vectors.device)).norm())
+    rounding = 4 * EPS * operator.dimension**0.5 * norm
+    if complete:
+        # Weyl for the whole set at once: eigenvalues match one to one within the residual matrix.
+        errors = np.full(len(values), float(residual.norm()) + norm * defect + rounding)
+    else:
+        errors = residuals * (1 + defect) + rounding
+    return Spectrum(
+        values, errors, residuals, vectors, operator.dimension, norm, complete, method, operator.matvecs,
+        converged, reason,
+    )  # fmt: skip
+
+
+def dense_spectrum(operator: SymmetricOperator) -> Spectrum:
+    """All eigenvalues of the assembled matrix; residuals recomputed through the operator's products.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+
+    Returns
+    -------
+    Spectrum
+        Complete; the error bound is that of Weyl for the whole set.
+
+    Raises
+    ------
+    InputError
+        If the matrix holds NaN or infinity.
+    """
+    if operator.dimension == 0:
+        none = np.zeros(0)
+        empty = torch.zeros(0, 0, dtype=torch.float64)
+        return Spectrum(none, none, none, empty, 0, 0.0, True, "dense", 0, True, Reason.EMPTY)
+    matrix = operator.dense()
+    if not torch.isfinite(matrix).all():
+        raise InputError("operator: expected finite entries, got NaN or infinity")
+    if matrix.is_cuda:
+        values, vectors = torch.linalg.eigh(matrix)
+        values = values.cpu().numpy()
+    else:
+        values, found = scipy.linalg.eigh(matrix.numpy(), driver="evd")
+        vectors = torch.as_tensor(found)
+    return _certify(
+        operator, values, vectors, complete=True, method="dense", converged=True, reason=Reason.DENSE
+    )
+
+
+def krylov_spectrum(
+    operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 3000
+) -> Spectrum:
+    """Both ends of the spectrum by implicitly restarted Lanczos (ARPACK).
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    count : int
+        Eigenvalues at each end.
+    tol : float
+        Wanted residual, relative to the operator norm.
+    seed : int
+        Of the start vector.
+    max_products : int
+        Limit of products per end; what has converged by then is returned, marked.
+
+    Returns
+    -------
+    Spectrum
+        Not complete; copies of degenerate eigenvalues may be missing, so counts are never certified.
+    """
+    start = np.random.default_rng(seed).standard_normal(operator.dimension)
+    basis = min(operator.dimension - 1, max(4 * count, 40))
+    values, vectors, converged = [], [], True
+    for which in ("LA", "SA"):
+        try:
+            found = eigsh(
+                operator.linear_operator(), k=count, which=which, v0=start, tol=tol, ncv=basis,
+                maxiter=max(1, max_products // (basis - count)),
+            )  # fmt: skip
+        except ArpackNoConvergence as stopped:
+            found = (stopped.eigenvalues, stopped.eigenvectors)
+            converged = False
+        values.append(found[0])
+        vectors.append(found[1])
+    joined = torch.as_tensor(np.concatenate(vectors, axis=1), device=operator.device)
+    return _certify(
+        operator, np.concatenate(values), joined, complete=False, method="implicitly restarted Lanczos",
+        converged=converged, reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
+    )  # fmt: skip
+
+
+def spectrum(operator: SymmetricOperator, *, count: int | None = None, seed: int = 0) -> Spectrum:
+    """Dense where it fits (up to 4,000 dimensions), otherwise the two ends.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    count : int, optional
+        Eigenvalues at each end; ``None``: all of them, dense.
+    seed : int
+        Of the start vectors.
+
+    Returns
+    -------
+    Spectrum
+    """
+    if count is None or operator.dimension <= max(DENSE_LIMIT, 3 * (count or 0)):
+        return dense_spectrum(operator)
+    return krylov_spectrum(operator, count, seed=seed)

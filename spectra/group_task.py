@@ -1,0 +1,282 @@
+"""The loss of a network on a finite Abelian group as a functional of its particle measure."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from manifold.errors import InputError
+from manifold.groups import FiniteAbelianGroup
+from manifold.measures import ParticleMeasure
+from spectra.functionals import BOTH, Functional, Linearisation
+from spectra.gram_terms import SquaresTerm, TargetTerm, Term, TrilinearTerm, Triple
+from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
+
+LOSSES = ("projected_mse", "mse", "cross_entropy")
+
+
+class GroupTask(Functional):
+    """Learning ``(x, y) -> e_{x+y}`` with ``f = (1/2n) sum_j w_j c_j (a_j[x] + b_j[y])^2``.
+
+    Every loss is a mean over pairs. ``projected_mse`` is ``mean |P(f - e)|^2`` with P off the mean of the
+    outputs, ``mse`` the same without P (a sum over the n outputs, not a mean), ``cross_entropy`` in nats.
+    Points are real orthonormal Fourier coordinates, see `spectra.networks.GroupNetwork.measure`.
+
+    Parameters
+    ----------
+    group : FiniteAbelianGroup
+        The group, of order n.
+    loss : str
+        ``projected_mse``, ``mse`` or ``cross_entropy``.
+    centred : bool
+        Neurons without the trivial character: D = 3(n - 1) instead of 3n.
+    tied : bool
+        b = a: D = 2(n - 1) or 2n, points are (a, c).
+    pairs : array_like of int, shape (N, 2), optional
+        The training pairs (x, y); default: all n^2.
+    device : str
+        torch device of the points.
+
+    Raises
+    ------
+    InputError
+        For an unknown loss or pairs outside the group.
+    """
+
+    def __init__(
+        self, group: FiniteAbelianGroup, *, loss: str = "projected_mse", centred: bool = False,
+        tied: bool = False, pairs: np.ndarray | None = None, device: str | torch.device = "cpu",
+    ):  # fmt: skip
+        if loss not in LOSSES:
+            raise InputError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+        self.group, self.loss, self.centred, self.tied = group, loss, centred, tied
+        self.projected = loss == "projected_mse"
+        self.basis = torch.as_tensor(group.real_basis, device=device)
+        self.pairs = None if pairs is None else self._check_pairs(np.asarray(pairs))
+        self._output_loss = CrossEntropy() if loss == "cross_entropy" else SquaredError(self.projected)
+
+    def _check_pairs(self, pairs: np.ndarray) -> np.ndarray:
+        n = self.group.order
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
+            raise InputError(f"pairs: expected shape (N, 2) with N > 0, got {pairs.shape}")
+        if pairs.min() < 0 or pairs.max() >= n or len(np.unique(pairs @ [n, 1])) != len(pairs):
+            raise InputError(f"pairs: expected distinct pairs of elements 0..{n - 1}")
+        return pairs.astype(np.int64)
+
+    @property
+    def dimension(self) -> int:
+        """Dimension D of one neuron."""
+        return (2 if self.tied else 3) * (self.group.order - int(self.centred))
+
+    @property
+    def potential_count(self) -> int:
+        """Number m of independent potentials of the loss (n >= 3, all pairs)."""
+        n = self.group.order
+        if self.tied:
+            return n * (n - 1) ** 2 // 2 if self.centred else n * (n * n - 1) // 2
+        return n * n * (n - 1) if self.projected else n**3
+
+    # -- coordinates ---------------------------------------------------------------------------------
+
+    def embed(self, points: Tensor) -> Triple:
+        """Points (.., D) to the triple of full coordinate tensors (.., n); linear."""
+        parts = points.chunk(2 if self.tied else 3, dim=-1)
+        if self.centred:
+            parts = [torch.nn.functional.pad(part, (1, 0)) for part in parts]
+        a, c = parts[0], parts[-1]
+        if self.projected and not self.centred:
+            c = c.clone()
+            c[..., 0] = 0  # the projected loss does not see the mean of c
+        return (a, a, c) if self.tied else (a, parts[1], c)
+
+    def restrict(self, triple: Triple) -> Tensor:
+        """Adjoint of `embed`: gradients in the triple to gradients in the points."""
+        a, b, c = triple
+        if self.projected and not self.centred:
+            c = c.clone()
+            c[..., 0] = 0
+        parts = [a + b, c] if self.tied else [a, b, c]
+        return torch.cat([part[..., int(self.centred) :] for part in parts], dim=-1)
+
+    # -- the functional ------------------------------------------------------------------------------
+
+    def _pair_table(self, take_back: bool) -> tuple[Tensor, float]:
+        """Pairs for which outputs are needed, with the coefficient of each pair's loss.
+
+        With ``take_back`` these are the pairs left out of training, to be taken back from the Gram form
+        of all pairs.
+        """
+        n = self.group.order
+        chosen = np.zeros((n, n), bool)
+        chosen[tuple(self.pairs.T) if self.pairs is not None else slice(None)] = True
+        x, y = np.nonzero(~chosen if take_back else chosen)
+        table = torch.as_tensor(np.stack([x, y, self.group.sums[x, y]], axis=1), device=self.basis.device)
+        return table, (-1.0 if take_back else 1.0) / int(chosen.sum())
+
+    def uses_gram_form(self, neurons: int) -> bool:
+        """Whether q x q Gram products are cheaper than outputs on the pairs, for q neurons.
+
+        Costs in multiply-adds per product, with the memory-bound elementwise work counted as measured.
+        """
+        n, q = self.group.order, neurons
+        if self.loss == "cross_entropy":
+            return False
+        count = n * n if self.pairs is None else len(self.pairs)
+        per_pair = q * (10 * n + 60)
+        return q * q * (18 * n + 150) + 36 * n * n * q + (n * n - count) * per_pair < count * per_pair
+
+    @property
+    def constant(self) -> float:
+        """Mean squared target over all pairs, 1 or (n - 1)/n: the value of a Gram form at mu = 0."""
+        return (self.group.order - 1) / self.group.order if self.projected else 1.0
+
+    @property
+    def gram_share(self) -> float:
+        """Factor of the Gram form of all pairs: n^2 over the number of training pairs."""
+        return 1.0 if self.pairs is None else self.group.order**2 / len(self.pairs)
+
+    def terms(self, measure: ParticleMeasure, *, gram: bool) -> list[tuple[float, Term]]:
+        """The summands of the loss with their coefficients, in Gram form or through outputs."""
+        weights, neurons = measure.weights, self.embed(measure.points)
+        basis = self.basis.to(weights.dtype)
+        result: list[tuple[float, Term]] = []
+        if gram:
+            result += [
+                (self.gram_share, TrilinearTerm(weights, neurons)),
+                (self.gram_share, SquaresTerm(weights, neurons, basis)),
+                (self.gram_share, TargetTerm(weights, neurons, self.group)),
+            ]
+        table, coefficient = self._pair_table(take_back=gram)
+        if len(table):
+            result.append((1.0, PairTerm(weights, neurons, basis, table, self._output_loss, coefficient)))
+        return result
+
+    def linearise(self, measure: ParticleMeasure, *, gram: bool | None = None) -> GroupLinearisation:
+        """Value, first and second variation at a measure.
+
+        Parameters
+        ----------
+        measure : ParticleMeasure
+            Points of shape (q, D).
+        gram : bool, optional
+            Force the Gram form or the outputs; default: whichever is cheaper (`uses_gram_form`).
+
+        Returns
+        -------
+        GroupLinearisation
+
+        Raises
+        ------
+        InputError
+            If the points have another dimension than this task.
+        """
+        if measure.dimension != self.dimension:
+            raise InputError(
+                f"measure: expected points of dimension {self.dimension} "
+                f"({self.group.name}, centred={self.centred}, tied={self.tied}), got {measure.dimension}"
+            )
+        return GroupLinearisation(self, measure, self.uses_gram_form(len(measure)) if gram is None else gram)
+
+
+class GroupLinearisation(Linearisation):
+    """A `GroupTask` at one measure; a product costs O(q^2 n) in Gram form, O(q n^3) through outputs."""
+
+    def __init__(self, task: GroupTask, measure: ParticleMeasure, gram: bool):
+        self.task, self.measure, self.gram = task, measure, gram
+        self.terms = task.terms(measure, gram=gram)
+
+    @cached_property
+    @override
+    def value(self) -> float:
+        total = sum(coefficient * term.value for coefficient, term in self.terms)
+        return total + (self.task.gram_share * self.task.constant if self.gram else 0.0)
+
+    @cached_property
+    @override
+    def gradient(self) -> Tensor:
+        return self._gather([(coefficient, term.gradient()) for coefficient, term in self.terms])
+
+    def _gather(self, triples: list[tuple[float, Triple]]) -> Tensor:
+        total = [sum(coefficient * triple[i] for coefficient, triple in triples) for i in range(3)]
+        return self.task.restrict(tuple(total))
+
+    @override
+    def product(self, fields: Tensor, parts: tuple[str, ...] = BOTH) -> Tensor:
+        moves = self.task.embed(fields)
+        flags = ("interaction" in parts, "local" in parts)
+        return self._gather([(k, term.product(moves, *flags)) for k, term in self.terms])
+
+    @override
+    def flat_kernel(self) -> Tensor:
+        kernel = sum(coefficient * term.kernel() for coefficient, term in self.terms)
+        return 0.5 * (kernel + kernel.T)
+
+    @override
+    def local_blocks(self) -> Tensor:
+        n, q = self.task.group.order, len(self.measure)
+        full = torch.zeros(q, 3 * n, 3 * n, dtype=self.gradient.dtype, device=self.gradient.device)
+        places = {"a": slice(0, n), "b": slice(n, 2 * n), "c": slice(2 * n, 3 * n)}
+        for coefficient, term in self.terms:
+            for (row, column), block in term.local_blocks().items():
+                full[:, places[row], places[column]] += coefficient * block
+                if row != column:
+                    full[:, places[column], places[row]] += coefficient * block.mT
+        return self._restrict_blocks(full)
+
+    def _restrict_blocks(self, full: Tensor) -> Tensor:
+        """``E^T full E`` for the embedding E, applied to rows and then to columns."""
+        for _ in range(2):
+            full = self.task.restrict(tuple(full.mT.chunk(3, dim=-1)))
+        return full
+
+    def potential_gradients(self) -> Tensor:
+        """Gradients of all outputs ``c_k (a[x] + b[y])^2`` (k a real character), which span span(R)."""
+        task, q, n = self.task, len(self.measure), self.task.group.order
+        a, b, c = task.embed(self.measure.points)
+        values = task.basis * n**0.5
+        sums = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]
+        keep = slice(int(task.projected or task.centred), None)
+        channels = torch.eye(n, dtype=c.dtype, device=c.device)[keep]
+        pieces = []
+        for channel in channels:
+            head = (c @ channel)[:, None, None, None]
+            of_a = head * 2 * sums[..., None] * values[:, None, :]
+            of_b = head * 2 * sums[..., None] * values[None, :, :]
+            of_c = sums.square()[..., None] * channel
+            pieces.append(task.restrict((of_a, of_b, of_c.expand_as(of_a))).reshape(q, n * n, -1))
+        return torch.cat(pieces, dim=1)
+
+    @override
+    def slope_norm(self) -> float:
+        """Norm of the derivative of the loss in the outputs of its pairs (projected if the loss is)."""
+        task = self.task
+        count = task.group.order**2 if task.pairs is None else len(task.pairs)
+        if task.loss != "cross_entropy":
+            return 2 * (max(self.value, 0.0) / count) ** 0.5
+        return sum(term.slope_norm() for _, term in self.terms if isinstance(term, PairTerm))
+
+    @override
+    def symmetry_fields(self) -> Tensor:
+        """``(a, b, -2c)`` of the scaling symmetry; uncentred also ``a + t, b - t`` and a mean of c.
+
+        Every r is quadratic in (a, b) and linear in c, so it does not change along
+        ``(t a, t b, c / t^2)``; only the sum of the means of a and b matters; and the projected loss
+        does not see the mean of c.
+        """
+        task, points = self.task, self.measure.points
+        blocks = list(points.chunk(2 if task.tied else 3, dim=1))
+        fields = [torch.cat([*blocks[:-1], -2 * blocks[-1]], dim=1)]
+        width = blocks[0].shape[1]
+        if not task.centred and not task.tied:
+            shift = torch.zeros_like(points)
+            shift[:, 0], shift[:, width] = 1, -1
+            fields.append(shift)
+        if not task.centred and task.projected:
+            mean = torch.zeros_like(points)
+            mean[:, -width] = 1
+            fields.append(mean)
+        return torch.stack(fields, dim=1)

@@ -1,0 +1,227 @@
+"""The loss of the group task through its outputs on a list of pairs, in chunks of bounded memory.
+
+Used where no Gram form exists (cross-entropy) and for the few pairs a train/test split leaves out.
+Cost O(pairs x n x q) per gradient; the outputs of one chunk are all that is ever held.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from spectra.gram_terms import Term, Triple
+
+CHUNK_BYTES = 64 * 2**20
+
+
+class OutputLoss(ABC):
+    """A loss of one output vector f in R^n and its target index; batches along axis 0."""
+
+    @abstractmethod
+    def value(self, f: Tensor, target: Tensor) -> Tensor:
+        """Loss per row, shape (P,)."""
+
+    @abstractmethod
+    def gradient(self, f: Tensor, target: Tensor) -> Tensor:
+        """Derivative in f, shape (P, n)."""
+
+    @abstractmethod
+    def curvature(self, f: Tensor, change: Tensor) -> Tensor:
+        """Second derivative at f applied to ``change``, shape (P, n)."""
+
+    @abstractmethod
+    def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
+        """``B^T features`` with ``B B^T`` the second derivative; features (q, P, n)."""
+
+
+class SquaredError(OutputLoss):
+    """``|P(f - e)|^2`` summed over outputs, P the projection off the mean when ``projected``."""
+
+    def __init__(self, projected: bool):
+        self.projected = projected
+
+    def _project(self, f: Tensor) -> Tensor:
+        return f - f.mean(-1, keepdim=True) if self.projected else f
+
+    def _residual(self, f: Tensor, target: Tensor) -> Tensor:
+        return self._project(f - torch.nn.functional.one_hot(target, f.shape[-1]).to(f))
+
+    @override
+    def value(self, f: Tensor, target: Tensor) -> Tensor:
+        return self._residual(f, target).square().sum(-1)
+
+    @override
+    def gradient(self, f: Tensor, target: Tensor) -> Tensor:
+        return 2 * self._residual(f, target)
+
+    @override
+    def curvature(self, f: Tensor, change: Tensor) -> Tensor:
+        return 2 * self._project(change)
+
+    @override
+    def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
+        return 2**0.5 * self._project(features)
+
+
+class CrossEntropy(OutputLoss):
+    """``-log softmax(f)[target]`` in nats."""
+
+    @override
+    def value(self, f: Tensor, target: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(f, target, reduction="none")
+
+    @override
+    def gradient(self, f: Tensor, target: Tensor) -> Tensor:
+        return f.softmax(-1) - torch.nn.functional.one_hot(target, f.shape[-1]).to(f)
+
+    @override
+    def curvature(self, f: Tensor, change: Tensor) -> Tensor:
+        p = f.softmax(-1)
+        return p * (change - (p * change).sum(-1, keepdim=True))
+
+    @override
+    def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
+        p = f.softmax(-1)
+        return p.sqrt() * (features - (p * features).sum(-1, keepdim=True))
+
+
+class PairTerm(Term):
+    """``coefficient * sum over pairs of loss(f(x, y), x + y)``.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (q,)
+        Particle weights.
+    neurons : Triple
+        Embedded coordinates (q, n) in the orthonormal real basis.
+    basis : Tensor, shape (n, n)
+        That basis.
+    pairs : Tensor of int, shape (N, 3)
+        Rows x, y, x + y.
+    loss : OutputLoss
+        Loss of one output vector.
+    coefficient : float
+        Usually 1/N, or minus that to take pairs back.
+    """
+
+    def __init__(
+        self, weights: Tensor, neurons: Triple, basis: Tensor, pairs: Tensor, loss: OutputLoss,
+        coefficient: float,
+    ):  # fmt: skip
+        self.n = basis.shape[0]
+        self.basis = basis * self.n**0.5
+        self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
+        self.a, self.b, self.c = self._positions(neurons)
+
+    def _positions(self, triple: Triple) -> list[Tensor]:
+        """Weights at group elements, element along axis -2 and neuron along axis -1."""
+        return [self.basis @ x.mT for x in triple]
+
+    def _coordinates(self, triple: list[Tensor]) -> Triple:
+        return tuple(x.mT @ self.basis for x in triple)
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        size = max(1, CHUNK_BYTES // (8 * max(self.a.shape[1], self.n)))
+        for chunk in self.pairs.split(size):
+            yield tuple(chunk.unbind(1))
+
+    def _outputs(self, sums: Tensor) -> Tensor:
+        return (sums.square() * self.weights) @ self.c.T / (2 * self.n)
+
+    @property
+    @override
+    def value(self) -> float:
+        total = 0.0
+        for x, y, target in self._chunks():
+            total += float(self.loss.value(self._outputs(self.a[x] + self.b[y]), target).sum())
+        return self.coefficient * total
+
+    @override
+    def gradient(self) -> Triple:
+        out = [torch.zeros_like(x) for x in (self.a, self.b, self.c)]
+        for x, y, target in self._chunks():
+            sums = self.a[x] + self.b[y]
+            slope = self.loss.gradient(self._outputs(sums), target)
+            self._scatter(out, x, y, 2 * sums * (slope @ self.c), slope.T @ sums.square())
+        return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
+
+    @staticmethod
+    def _scatter(out: list[Tensor], x: Tensor, y: Tensor, of_sums: Tensor, of_c: Tensor) -> None:
+        out[0].index_add_(0, x, of_sums)
+        out[1].index_add_(0, y, of_sums)
+        out[2] += of_c
+
+    @override
+    def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
+        moves = self._positions(fields)
+        out = [torch.zeros_like(d) for d in moves]
+        for x, y, target in self._chunks():
+            sums = self.a[x] + self.b[y]
+            outputs = self._outputs(sums)
+            slope = self.loss.gradient(outputs, target)
+            for i in range(len(moves[0])):
+                da, db, dc = (move[i] for move in moves)
+                dsums = da[x] + db[y]
+                of_sums, of_c = torch.zeros_like(sums), torch.zeros_like(dc)
+                if interaction:
+                    change = (sums.square() * self.weights) @ dc.T + (
+                        2 * sums * dsums * self.weights
+                    ) @ self.c.T
+                    bent = self.loss.curvature(outputs, change / (2 * self.n))
+                    of_sums += 2 * sums * (bent @ self.c)
+                    of_c += bent.T @ sums.square()
+                if local:
+                    of_sums += 2 * dsums * (slope @ self.c) + 2 * sums * (slope @ dc)
+                    of_c += slope.T @ (2 * sums * dsums)
+                self._scatter([o[i] for o in out], x, y, of_sums, of_c)
+        return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
+
+    def slope_norm(self) -> float:
+        """Norm of the derivative in all outputs of the pairs."""
+        total = 0.0
+        for x, y, target in self._chunks():
+            slope = self.loss.gradient(self._outputs(self.a[x] + self.b[y]), target)
+            total += float(slope.square().sum())
+        return abs(self.coefficient) * total**0.5
+
+    @override
+    def kernel(self) -> Tensor:
+        q = len(self.weights)
+        total = torch.zeros(q, q, dtype=self.a.dtype, device=self.a.device)
+        for x, y, _ in self._chunks():
+            sums = self.a[x] + self.b[y]
+            outputs = self._outputs(sums)
+            step = max(1, CHUNK_BYTES // (8 * q * self.n))
+            for low in range(0, len(x), step):
+                part = slice(low, low + step)
+                features = sums[part].square().T[:, :, None] * self.c.T[:, None, :] / (2 * self.n)
+                root = self.loss.curvature_root(outputs[part], features).reshape(q, -1)
+                total += root @ root.T
+        return self.coefficient * total
+
+    @override
+    def local_blocks(self) -> dict[str, Tensor]:
+        n, q = self.n, len(self.weights)
+        kind = {"dtype": self.a.dtype, "device": self.a.device}
+        of_ab = torch.zeros(n * n, q, **kind)
+        of_ac, of_bc = torch.zeros(n, n, q, **kind), torch.zeros(n, n, q, **kind)
+        for x, y, target in self._chunks():
+            sums = self.a[x] + self.b[y]
+            slope = self.loss.gradient(self._outputs(sums), target)
+            of_ab.index_add_(0, x * n + y, 2 * slope @ self.c)
+            step = max(1, CHUNK_BYTES // (8 * q * n))
+            for low in range(0, len(x), step):
+                part = slice(low, low + step)
+                mixed = 2 * slope[part, :, None] * sums[part, None, :]
+                of_ac.index_add_(0, x[part], mixed)
+                of_bc.index_add_(0, y[part], mixed)
+        of_ab = of_ab.reshape(n, n, q)
+        diagonal = [torch.diag_embed(of_ab.sum(axis).T).permute(1, 2, 0) for axis in (1, 0)]
+        tables = {"aa": diagonal[0], "bb": diagonal[1], "ab": of_ab, "ac": of_ac, "bc": of_bc}
+        scale = self.coefficient / (2 * n)
+        turn = self.basis
+        return {key: scale * (turn.T @ table.permute(2, 0, 1) @ turn) for key, table in tables.items()}
