@@ -12,7 +12,10 @@ from pymanopt.optimizers import TrustRegions
 
 from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedError, TooLargeError
 from manifold.maxent import COARSE, FINE, MaxEntFamily
-from manifold.moment_body import Certificate, separate
+from manifold.moment_body import Certificate, separate, support_function
+
+
+RUNAWAY = 1e7
 
 
 class Reason(Enum):
@@ -245,12 +248,13 @@ def fit(
         else:
             point, steps = problem.trust_regions(start, max_iterations)
         result = problem.polish(point, steps, method)
-    except (TooLargeError, NotConvergedError):
+        if not result.converged:
+            raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
+    except (TooLargeError, NotConvergedError) as error:
         problem.refuse_if_infeasible()
+        error.direction = np.zeros(len(family))
+        error.direction[family.independent] = problem.last
         raise
-    if not result.converged:
-        problem.refuse_if_infeasible()
-        raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
     return result
 
 
@@ -280,8 +284,11 @@ class _Dual:
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
         self.checked = False
+        self.touching: bool | None = None
+        self.last = np.zeros(family.rank)
 
     def cumulants(self, point: np.ndarray, order: int, tol: float, extra: int = 0):
+        self.last = point
         lam = np.zeros(len(self.family))
         lam[self.family.independent] = point
         found = self.family.evaluate(lam, order=order, tol=tol, extra=extra)
@@ -298,6 +305,17 @@ class _Dual:
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
+    def touches(self, point: np.ndarray) -> bool:
+        """Whether the moments lie on the boundary in the direction of lambda (asked once)."""
+        if self.touching is None:
+            scaled = np.abs(point * self.unit)
+            direction = np.zeros(len(self.family))
+            direction[self.family.independent] = np.where(scaled > 0.1 * scaled.max(), point, 0.0)
+            support, _ = support_function(self.family.space, self.family.monomials, direction)
+            unit = float(np.abs(direction) @ self.family.scale)
+            self.touching = support - float(direction @ self.moments) < 1e-9 * unit
+        return self.touching
+
     def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
         """Damped Newton on coarse rules until the decrement is small."""
         value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
@@ -309,8 +327,14 @@ class _Dual:
             report(min(step, limit), limit, f"Newton step {step}, decrement {decrement:.1e}")
             if decrement < 1e-5:
                 return point, step
-            if np.abs(point * self.unit).max() > 30 or step == 25:
+            size = np.abs(point * self.unit).max()
+            if size > 12 or step == 25:
                 self.refuse_if_infeasible()
+            if size > RUNAWAY or size > 1e3 and self.touches(point):
+                raise NotConvergedError(
+                    "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of the "
+                    "moment body (a measure on a face has them)"
+                )
             length = min(1.0, 2.0 / decrement)
             while True:
                 trial = point + length * direction

@@ -158,7 +158,7 @@ def terms_of(monomials: Monomials, space: Space, *, polyspherical: bool) -> Term
         singles += list(rest)
         factors.append(blocks)
         offset += factor.ambient
-    powers, coefficients, owner = _expand(monomials, pairs, singles)
+    powers, coefficients, owner = expand(monomials, pairs, singles)
     z, conj_z, single = powers[:, : len(pairs)], powers[:, len(pairs) : 2 * len(pairs)], powers[:, 2 * len(pairs) :]
     axes, columns = [], []
     for blocks in factors:
@@ -178,7 +178,7 @@ def terms_of(monomials: Monomials, space: Space, *, polyspherical: bool) -> Term
     return Terms(tuple(axes), keys, coefficients, owner, len(monomials)).canonical()
 
 
-def _expand(monomials: Monomials, pairs: list, singles: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def expand(monomials: Monomials, pairs: list, singles: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Monomials as polynomials in z (first), conj z, singles: powers (T, V), coefficients, owners."""
     matrix = np.eye(monomials.dimension) if monomials.coordinates is None else monomials.coordinates
     real, imag = matrix[:, [p[0] for p in pairs]], matrix[:, [p[1] for p in pairs]]
