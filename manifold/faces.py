@@ -165,7 +165,10 @@ def _torus(space: Space, monomials: Monomials, direction: np.ndarray, support: f
     for i in range(len(monomials)):
         terms: dict[tuple, complex] = {}
         for t in np.flatnonzero(owner == i):
-            terms[tuple(reduced[t])] = terms.get(tuple(reduced[t]), 0) + values[t]
+            key, value = tuple(int(m) for m in reduced[t]), values[t]
+            if next((m for m in key if m), 0) < 0:  # Re z = Re conj z
+                key, value = tuple(-m for m in key), np.conj(value)
+            terms[key] = terms.get(key, 0) + value
         vary = {k: v for k, v in terms.items() if any(k) and abs(v) > 1e-9}
         if not vary:
             constants[i] = sum(v.real for v in terms.values())
