@@ -11,6 +11,7 @@ from pymanopt.optimizers import TrustRegions
 from scipy.optimize import nnls
 from torch import Tensor
 
+from manifold.linear_forms import LinearForm
 from manifold.monomials import Monomials
 from manifold.spaces import Product, Space
 
@@ -58,48 +59,6 @@ class Certificate:
         )
 
 
-class LinearForm:
-    """``u . r`` and its ambient gradient in one sweep over power tables, for batches of points.
-
-    Parameters
-    ----------
-    monomials : Monomials
-    direction : array_like, shape (m,)
-    """
-
-    def __init__(self, monomials: Monomials, direction: np.ndarray):
-        weights = np.asarray(direction, float)
-        used = np.flatnonzero(weights)
-        exponents = monomials.exponents[used]
-        columns = np.flatnonzero(exponents.sum(0))
-        self.exponents = exponents[:, columns]
-        self.matrix = None if monomials.coordinates is None else monomials.coordinates[columns]
-        self.columns, self.dimension = columns, monomials.dimension
-        # Re(-i p) = Im p: one complex weight per monomial turns the form into a real part.
-        imaginary = monomials.imaginary[used]
-        self.weights = weights[used] if self.matrix is None else np.where(imaginary, -1j, 1) * weights[used]
-        self.size = float(np.abs(weights).sum()) * max(int(monomials.degrees.max(initial=1)), 1)
-
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values (q,) and gradients (q, D)."""
-        zeta = points[:, self.columns] if self.matrix is None else points @ self.matrix.T
-        top = int(self.exponents.max(initial=1))
-        powers = np.stack([zeta**k for k in range(top + 1)])
-        axes = np.arange(zeta.shape[1])
-        factors = powers[self.exponents, :, axes]  # (m, P, q)
-        slopes = self.exponents[:, :, None] * powers[np.maximum(self.exponents - 1, 0), :, axes]
-        before, after = np.ones_like(factors), np.ones_like(factors)
-        np.cumprod(factors[:, :-1], axis=1, out=before[:, 1:])
-        after[:, :-1] = np.cumprod(factors[:, :0:-1], axis=1)[:, ::-1]
-        values = (self.weights @ (before[:, -1] * factors[:, -1])).real
-        partial = np.tensordot(self.weights, before * after * slopes, axes=1).T  # (q, P)
-        if self.matrix is not None:
-            return values, (partial @ self.matrix).real
-        gradient = np.zeros_like(points)
-        gradient[:, self.columns] = partial
-        return values, gradient
-
-
 def ascend(
     space: Space, monomials: Monomials, direction: np.ndarray, points: Tensor, *, steps: int = 300
 ) -> tuple[Tensor, Tensor]:
@@ -117,28 +76,30 @@ def ascend(
     -------
     points, values : Tensor, shapes (q, ambient) and (q,)
     """
-    form = LinearForm(monomials, direction)
+    form = LinearForm(monomials)
+    u = torch.as_tensor(np.asarray(direction, float))
+    size = float(u.abs().sum()) * form.largest + 1e-300
 
-    def both(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        values, gradient = form(x.numpy())
-        return values, space.tangent(x, torch.from_numpy(gradient)).numpy()
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradient = form(x, u)
+        return values, space.tangent(x, gradient)
 
     best, slope = both(points)
-    length = np.full((len(points), 1), 0.3 / max(form.size, 1e-300))
+    length = torch.full((len(points), 1), 0.3 / size, dtype=torch.float64)
     for _ in range(steps):
-        trial = space.project(points + torch.from_numpy(slope * length))
+        trial = space.project(points + slope * length)
         level, new_slope = both(trial)
         better = (level >= best)[:, None]
-        s, y = (trial - points).numpy(), slope - new_slope
-        curvature = np.abs((s * y).sum(1, keepdims=True)).clip(min=1e-300)
-        estimate = ((s * s).sum(1, keepdims=True) / curvature).clip(0.02 / form.size, 1e3 / form.size)
-        length = np.where(better, estimate, length / 4)
-        points = torch.where(torch.from_numpy(better), trial, points)
-        slope = np.where(better, new_slope, slope)
-        best = np.where(better[:, 0], level, best)
-        if np.linalg.norm(slope, axis=1).max() < 1e-12 * form.size:
+        s, y = trial - points, slope - new_slope
+        curvature = (s * y).sum(-1, keepdim=True).abs().clamp_min(1e-300)
+        estimate = (s.square().sum(-1, keepdim=True) / curvature).clamp(0.02 / size, 1e3 / size)
+        length = torch.where(better, estimate, length / 4)
+        points = torch.where(better, trial, points)
+        slope = torch.where(better, new_slope, slope)
+        best = torch.where(better[:, 0], level, best)
+        if float(slope.norm(dim=-1).max()) < 1e-12 * size:
             break
-    return points, torch.from_numpy(best)
+    return points, best
 
 
 def support_function(
