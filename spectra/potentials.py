@@ -156,12 +156,32 @@ def group_monomials(
                     wanted.append((k1, (1 % (blocks - 1)) * n + k2, k))
                 if chosen in {"all", square}:
                     wanted += [(p * n + k1, p * n + k2, k) for p in range(blocks - 1)]
-    exponents = np.zeros((len(wanted), blocks * n), dtype=np.int64)
-    for row, (i, j, k) in enumerate(wanted):
+    return _real_functions(group, wanted, centred=centred, blocks=blocks)
+
+
+def sampled_monomials(
+    group: FiniteAbelianGroup, count: int, *, centred: bool, tied: bool, rng: np.random.Generator
+) -> Monomials:
+    """A random sample of R with non-trivial frequencies: mixed and square potentials alike, Re and Im."""
+    blocks, n = 2 if tied else 3, group.order
+    rows = []
+    for k1, k2, k in rng.integers(1, n, size=(count, 3)):
+        first, second = rng.integers(0, blocks - 1, size=2)
+        rows.append((first * n + k1, second * n + k2, k))
+    return _real_functions(group, sorted(set(rows)), centred=centred, blocks=blocks)
+
+
+def _real_functions(
+    group: FiniteAbelianGroup, rows: list[tuple[int, int, int]], *, centred: bool, blocks: int
+) -> Monomials:
+    """Re and Im of ``zeta_i zeta_j z_ck`` for rows (i, j, k) over the coefficients of a, (b,) and c."""
+    n = group.order
+    exponents = np.zeros((len(rows), blocks * n), dtype=np.int64)
+    for row, (i, j, k) in enumerate(rows):
         for column in (i, j, (blocks - 1) * n + k):
             exponents[row, column] += 1
-    coordinates = _coefficient_map(group, centred=centred, blocks=blocks)
     both = np.repeat(exponents, 2, axis=0)
+    coordinates = _coefficient_map(group, centred=centred, blocks=blocks)
     return Monomials(both, coordinates, np.arange(len(both)) % 2 == 1)
 
 

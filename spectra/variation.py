@@ -133,16 +133,6 @@ class SecondVariation(SymmetricOperator):
         fields = block.T.reshape(-1, *self.shape) / self._root
         return (self._root * self.at.product(fields, self.parts)).reshape(len(fields), -1).T
 
-    def symmetry_basis(self) -> Tensor:
-        """Orthonormal basis of the symmetry directions (orthogonal to all gradients of R), (N, g)."""
-        fields = self.at.symmetry_fields()
-        q, count, width = fields.shape
-        blocks = torch.zeros(q, width, q, count, dtype=fields.dtype, device=fields.device)
-        for j in range(q):
-            blocks[j, :, j, :] = _orthonormal(fields[j].T)
-        flat = blocks.reshape(q * width, q * count)
-        return flat[:, flat.square().sum(0) > 0.5]
-
     def weighted_gradients(self, gradients: Tensor | None = None) -> Tensor:
         """Half-density matrix Phi of the gradients, columns ``sqrt(w_j) grad r_i(z_j)``, shape (N, m).
 
@@ -248,7 +238,10 @@ class DeflatedVariation(SymmetricOperator):
 
     When the particles are the smaller side (m >= q D minus the symmetries), T_R is that complement unless
     R is degenerate at these particles, so this is the restriction to span(R) without any gradient matrix.
+    The directions taken out are given the eigenvalue ``shift``, so that they do not show at an end.
     """
+
+    shift: float = 0.0
 
     def __init__(self, full: SecondVariation):
         self.full, self.dimension = full, full.dimension
@@ -268,7 +261,8 @@ class DeflatedVariation(SymmetricOperator):
         return (shaped - torch.einsum("jdg,jgk->jdk", self.basis, inner)).reshape(block.shape)
 
     def _apply(self, block: Tensor) -> Tensor:
-        return self.project(self.full.apply(self.project(block)))
+        inside = self.project(block)
+        return self.project(self.full.apply(inside)) + self.shift * (block - inside)
 
 
 def flat_operator(at: Linearisation) -> DenseOperator:

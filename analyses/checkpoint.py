@@ -1,0 +1,341 @@
+"""The study of one checkpoint: potentials, fixed point, spectrum, degrees of freedom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analyses.order_parameters import TOLERANCE, OrderParameters, decoupling, order_parameters
+from analyses.studies import Progress, plain, provenance, silent
+from analyses.subjects import Subject
+from manifold.errors import InputError, NotConvergedError
+from manifold.monomials import Monomials
+from spectra.flow import FixedPoint, FixedPointKind, measured_point, refine
+from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_spectrum
+from spectra.potentials import group_monomials
+
+POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about the spectrum of a checkpoint.
+
+    Parameters
+    ----------
+    operator : str
+        ``wasserstein``, ``flat`` or ``chart``.
+    subspace : str
+        ``span`` or ``full``.
+    potentials : str
+        ``all`` or one of the sets R_g, R_c, R_n, R_*.
+    count : int or None
+        Eigenvalues listed (and, where the spectrum is not complete, computed) at each end; None: all.
+    refine : bool
+        Move to a fixed point first.
+    tolerance : float
+        Gradient tolerance of fixed points, ``max_j |grad V(z_j)|``.
+    seed : int
+        Of start vectors and samples.
+    """
+
+    operator: str = "wasserstein"
+    subspace: str = "span"
+    potentials: str = "all"
+    count: int | None = 10
+    refine: bool = False
+    tolerance: float = 1e-9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.potentials not in POTENTIAL_SETS:
+            raise InputError(
+                f"potentials: expected one of {', '.join(POTENTIAL_SETS)}, got {self.potentials!r}"
+            )
+
+    def monomials(self, subject: Subject) -> Monomials | None:
+        """The chosen subset of R, or None for all of it."""
+        if self.potentials == "all":
+            return None
+        task = subject.task
+        return group_monomials(task.group, chosen=self.potentials, centred=task.centred, tied=task.tied)
+
+    def plan(self, subject: Subject) -> SpectrumPlan:
+        """Side, method and memory for a subject."""
+        return plan_spectrum(
+            subject.objective, subject.measure, operator=self.operator, subspace=self.subspace,
+            potentials=self.monomials(subject), count=self.count,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointAnalysis:
+    """Everything `analyze` finds out about one checkpoint; `dataset` and `document` are views of it."""
+
+    subject: Subject
+    question: Question
+    parameters: OrderParameters
+    fixed_point: FixedPoint
+    result: SpectrumResult
+    coupling: dict[str, float]
+    problem: str
+    seconds: float
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON of ``rhoscope analyze``."""
+        return _document(self)
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """The study for netCDF; the whole document is its ``summary`` attribute."""
+        return _dataset(self)
+
+
+def analyze(subject: Subject, question: Question, *, progress: Progress = silent) -> CheckpointAnalysis:
+    """Analyse one network.
+
+    Parameters
+    ----------
+    subject : Subject
+        The network and its objective.
+    question : Question
+        What to compute.
+    progress : Progress
+        Told the stage.
+
+    Returns
+    -------
+    CheckpointAnalysis
+        A refinement that does not converge is kept, marked in ``problem``.
+    """
+    begin = time.perf_counter()
+    progress(0, 4, "potentials")
+    parameters = order_parameters(subject)
+    progress(1, 4, "fixed point")
+    problem = ""
+    if question.refine:
+        try:
+            point = refine(subject.objective, subject.measure, tol=question.tolerance, progress=progress)
+        except NotConvergedError as error:
+            point, problem = error.partial, str(error)
+    else:
+        point = measured_point(subject.objective, subject.measure, tol=question.tolerance)
+    progress(2, 4, "decoupling")
+    coupling = decoupling(subject, seed=question.seed)
+    progress(3, 4, "spectrum")
+    result = compute_spectrum(
+        question.plan(subject), subject.objective, point.measure, potentials=question.monomials(subject),
+        seed=question.seed,
+    )  # fmt: skip
+    progress(4, 4, "done")
+    seconds = time.perf_counter() - begin
+    return CheckpointAnalysis(subject, question, parameters, point, result, coupling, problem, seconds)
+
+
+def _document(found: CheckpointAnalysis) -> dict[str, Any]:
+    subject, parameters = found.subject, found.parameters
+    return {
+        "checkpoint": {"path": subject.path, "step": subject.step, "sha256": subject.sha256},
+        "task": _task(found),
+        "loss": parameters.loss,
+        "objective": parameters.objective,
+        "accuracy": parameters.accuracy,
+        "loss_identity_error": parameters.identity_error,
+        "potentials": _potentials(found),
+        "neurons": _neurons(found),
+        "fixed_point": _fixed_point(found.fixed_point),
+        "spectrum": _spectrum(found),
+        "dof": _degrees(found),
+        "decoupling": found.coupling,
+        "solutions": None,
+        "entropy": None,
+        "notes": [*subject.notes, *([found.problem] if found.problem else [])],
+        "timing": {"seconds": found.seconds},
+        "provenance": provenance(seed=found.question.seed, device=str(subject.network.a.device)),
+    }
+
+
+def _task(found: CheckpointAnalysis) -> dict[str, Any]:
+    subject, net = found.subject, found.subject.network
+    return {
+        "group": net.group.name,
+        "order": net.group.order,
+        "neurons": net.width,
+        "alive": int(found.parameters.alive.sum()),
+        "dimension": subject.task.dimension,
+        "potential_count": subject.task.potential_count,
+        "loss": subject.loss,
+        "loss_scale": 1.0,
+        "activation": "square",
+        "tied": net.tied,
+        "centred": subject.centred,
+        "output_scale": net.output_scale,
+        "tau": net.tau,
+        "raw_scale": net.raw_scale,
+        "weight_decay": subject.weight_decay,
+        "pairs": "all" if subject.pairs is None else "train",
+    }
+
+
+def _frequency(found: CheckpointAnalysis, k: int) -> list[int]:
+    return found.subject.network.group.elements[k].tolist()
+
+
+def _potentials(found: CheckpointAnalysis) -> dict[str, Any]:
+    parameters = found.parameters
+    targets = [
+        {"k": _frequency(found, k), "re": float(rho.real), "im": float(rho.imag)}
+        for k, rho in enumerate(parameters.targets, start=1)
+    ]
+    return {
+        "targets": targets,
+        "ones": parameters.ones,
+        "zeros": parameters.zeros,
+        "largest": parameters.largest,
+        "tol": TOLERANCE,
+    }
+
+
+def _neurons(found: CheckpointAnalysis) -> dict[str, Any]:
+    parameters = found.parameters
+    purity, frequency = parameters.purity[parameters.alive], parameters.frequency[parameters.alive]
+    values, counts = np.unique(frequency, return_counts=True)
+    return {
+        "purity_mean": float(purity.mean()) if len(purity) else None,
+        "purity_median": float(np.median(purity)) if len(purity) else None,
+        "by_frequency": [
+            {"k": _frequency(found, int(k)), "count": int(count)}
+            for k, count in zip(values, counts, strict=True)
+        ],
+    }
+
+
+def _fixed_point(point: FixedPoint) -> dict[str, Any]:
+    return {
+        "gradient_norm": point.gradient_norm,
+        "refined": point.refined,
+        "moved": point.moved,
+        "gradient_norm_after": point.gradient_norm_after,
+        "kind": point.kind.value,
+    }
+
+
+def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
+    result = found.result
+    plan, spectrum = result.plan, result.spectrum
+    listed = len(spectrum.eigenvalues) if found.question.count is None else found.question.count
+    (largest, largest_error), (smallest, smallest_error) = spectrum.largest(listed), spectrum.smallest(listed)
+    return {
+        "operator": plan.operator,
+        "subspace": plan.subspace,
+        "side": plan.side,
+        "dimension": spectrum.dimension,
+        "rank": result.rank,
+        "rank_gap": result.rank_gap,
+        "gauge_null": result.symmetry_null,
+        "method": spectrum.method,
+        "matvecs": spectrum.matvecs,
+        "sign": "Hessian: positive = contracting",
+        "largest": largest,
+        "smallest": smallest,
+        "largest_error": largest_error,
+        "smallest_error": smallest_error,
+        **{
+            name: getattr(spectrum.counts, name)
+            for name in ("negative", "marginal", "positive", "undetermined")
+        },
+        "count_bounds": spectrum.counts.bounds,
+        "count_certified": spectrum.counts.certified,
+        "span_leak": result.leak,
+        "converged": spectrum.converged,
+        "reason": spectrum.reason.value,
+    }
+
+
+def _degrees(found: CheckpointAnalysis) -> dict[str, int]:
+    counts = found.result.spectrum.counts
+    return {"unstable": counts.negative, "marginal": counts.marginal, "contracted": counts.positive}
+
+
+def _dataset(found: CheckpointAnalysis) -> xr.Dataset:
+    parameters, spectrum = found.parameters, found.result.spectrum
+    group = found.subject.network.group
+
+    def variable(dims: tuple[str, ...], values: Any, units: str, definition: str) -> tuple:
+        return dims, values, {"units": units, "definition": definition}
+
+    labels = ["(" + ",".join(map(str, _frequency(found, k))) + ")" for k in range(1, group.order)]
+    unit = "1 (loss per squared unit of z)"
+    data = {
+        "eigenvalue": variable(
+            ("eigen",), spectrum.eigenvalues, unit, "second variation, Hessian sign: positive = contracting"
+        ),
+        "eigenvalue_error": variable(("eigen",), spectrum.errors, unit, "absolute error bound"),
+        "residual": variable(("eigen",), spectrum.residuals, unit, "|L v - lambda v| for unit v"),
+        "target_potential": variable(("frequency",), parameters.targets, "1", "rho_kkk, 1 at a solution"),
+        "purity": variable(("neuron",), parameters.purity, "1", "power share of the top frequency pair"),
+        "neuron_frequency": variable(("neuron",), parameters.frequency, "1", "number of that frequency"),
+        "alive": variable(("neuron",), parameters.alive, "1", "|z_j| > 1e-3 of the largest"),
+        "loss": variable((), parameters.loss, "loss", "H over the pairs, mean over pairs"),
+        "objective": variable((), parameters.objective, "loss", "H plus weight decay"),
+        "accuracy": variable((), parameters.accuracy, "1", "share of all n^2 pairs"),
+        "loss_identity_error": variable(
+            (), parameters.identity_error, "loss", "|H by network - H by potentials|, projected MSE"
+        ),
+    }
+    attrs = {"study": "checkpoint", "summary": json.dumps(plain(found.document)), **provenance_attrs(found)}
+    return xr.Dataset(data, coords={"frequency": labels}, attrs=attrs)
+
+
+def provenance_attrs(found: CheckpointAnalysis) -> dict[str, Any]:
+    """Provenance of the study, flat, for netCDF attributes."""
+    made = provenance(seed=found.question.seed, device=str(found.subject.network.a.device))
+    return {
+        **made,
+        "sha256": found.subject.sha256,
+        "question": json.dumps(dataclasses.asdict(found.question)),
+    }
+
+
+def summary(found: CheckpointAnalysis) -> str:
+    """A dozen lines for the terminal."""
+    task, document = _task(found), found.document
+    spectrum, counts = document["spectrum"], found.result.spectrum.counts
+    low, low_error = found.result.spectrum.smallest(1)
+    high, high_error = found.result.spectrum.largest(1)
+    lines = [
+        f"{task['group']}, {task['alive']} of {task['neurons']} neurons alive, step {found.subject.step}",
+        f"loss ({task['loss']}) {document['loss']:.3e}, accuracy {100 * document['accuracy']:.2f} %, "
+        f"potentials rebuild projected MSE to {document['loss_identity_error']:.1e}",
+        f"potentials: {100 * document['potentials']['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; "
+        + ", ".join(f"{name} {100 * v:.0f} % at 0" for name, v in document["potentials"]["zeros"].items()),
+        f"purity: median {document['neurons']['purity_median'] or 0:.4f}",
+        f"fixed point: {found.fixed_point.kind.value}, max |grad V| {found.fixed_point.gradient_norm_after:.1e}"
+        + (f", moved {found.fixed_point.moved:.1e}" if found.fixed_point.refined else ""),
+        f"second variation ({spectrum['operator']}, {spectrum['subspace']}, {spectrum['side']} side): "
+        f"rank {spectrum['rank']}, symmetry null directions {spectrum['gauge_null']}",
+    ]
+    if len(low):
+        lines.append(
+            f"  from {low[0]:.6g} +- {low_error[0]:.1e} to {high[0]:.6g} +- {high_error[0]:.1e} "
+            "(Hessian sign: positive = contracting)"
+        )
+    lines.append(
+        f"  unstable {counts.negative}, marginal {counts.marginal}, contracted {counts.positive}, "
+        f"undetermined {counts.undetermined} ({'certified' if counts.certified else 'not certified'})"
+    )
+    lines += [f"note: {note}" for note in document["notes"]]
+    return "\n".join(lines)
+
+
+def reached(found: CheckpointAnalysis) -> bool:
+    """Whether everything that was asked for converged."""
+    refined = not found.question.refine or found.fixed_point.kind is not FixedPointKind.NONE
+    return refined and found.result.spectrum.converged

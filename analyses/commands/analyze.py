@@ -1,0 +1,168 @@
+"""``rhoscope analyze``: one checkpoint, from potentials to spectrum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.checkpoint import POTENTIAL_SETS, Question, analyze, reached, summary
+from analyses.commands.layout_options import (
+    ActivationOption,
+    ElementsOption,
+    GroupOption,
+    LayoutFile,
+    LossOption,
+    OutputScaleOption,
+    StepPattern,
+    TensorOptions,
+    choose_layout,
+)
+from analyses.commands.options import (
+    Csv,
+    Device,
+    DryRun,
+    FigureFormat,
+    Force,
+    Json,
+    Out,
+    Quiet,
+    Report,
+    Seed,
+    check_outputs,
+    deliver,
+    progress_bar,
+    say,
+)
+from analyses.report import write_report
+from analyses.runs import read_target
+from analyses.subjects import subject_of
+from manifold.errors import InputError
+from spectra.plan import OPERATORS, SUBSPACES
+
+EPILOG = """
+Examples:
+
+  rhoscope analyze runs/mod23
+
+  rhoscope analyze runs/flow5 --refine --eigenvalues all --out flow5.nc --report flow5.html
+
+  rhoscope analyze model.pt --group Z113 --loss cross_entropy --tensor w_a=fc1.weight[:,:113]
+  --tensor w_b=fc1.weight[:,113:] --tensor w_c=fc2.weight --json
+"""
+PANEL = "Spectrum"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("analyze", epilog=EPILOG)
+    def command(
+        path: Annotated[Path, typer.Argument(help="Checkpoint, or run directory (its last step).")],
+        step: Annotated[int | None, typer.Option(help="Which step of a run.")] = None,
+        layout: LayoutFile = None,
+        tensor: TensorOptions = None,
+        group: GroupOption = None,
+        loss: LossOption = None,
+        activation: ActivationOption = None,
+        output_scale: OutputScaleOption = None,
+        elements: ElementsOption = None,
+        step_pattern: StepPattern = None,
+        weight_decay: Annotated[
+            str, typer.Option(help="L2 decay of the objective: a number, or from-run.", rich_help_panel=PANEL)
+        ] = "from-run",
+        pairs: Annotated[
+            str | None,
+            typer.Option(help="all | train [default: train if the run has a split]", rich_help_panel=PANEL),
+        ] = None,
+        operator: Annotated[str, typer.Option(help=" | ".join(OPERATORS), rich_help_panel=PANEL)] = (
+            "wasserstein"
+        ),
+        subspace: Annotated[str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL)] = "span",
+        potentials: Annotated[str, typer.Option(help=" | ".join(POTENTIAL_SETS), rich_help_panel=PANEL)] = (
+            "all"
+        ),
+        centred: Annotated[
+            bool | None,
+            typer.Option(
+                "--centred/--uncentred",
+                help="Compress to D = 3(n-1), without means. [default: as trained]",
+                rich_help_panel=PANEL,
+            ),
+        ] = None,
+        eigenvalues: Annotated[
+            str, typer.Option(help="How many at each end, or all.", rich_help_panel=PANEL)
+        ] = "10",
+        refine: Annotated[
+            bool, typer.Option("--refine", help="Move to a fixed point first.", rich_help_panel=PANEL)
+        ] = False,
+        tolerance: Annotated[
+            float, typer.Option(help="Gradient tolerance of fixed points.", rich_help_panel=PANEL)
+        ] = 1e-9,
+        out: Out = None,
+        report: Report = None,
+        csv: Csv = None,
+        json: Json = False,
+        force: Force = False,
+        figure_format: FigureFormat = "svg",
+        seed: Seed = 0,
+        device: Device = "cpu",
+        quiet: Quiet = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        """Potentials, loss identity, fixed point and certified spectrum of one network.
+
+        Eigenvalues are those of the Hessian (positive = contracting) of the objective in the Wasserstein
+        metric: the flow near a fixed point decays like exp(-lambda t).
+        """  # noqa: DOC501 - typer.Exit is the exit code, not an error
+        check_outputs(out, report, force=force)
+        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        chosen = choose_layout(
+            checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
+            output_scale=output_scale, elements=elements, quiet=quiet,
+        )  # fmt: skip
+        subject = subject_of(
+            checkpoint, chosen, run, centred=centred, weight_decay=_decay(weight_decay), pairs=pairs,
+            device=device,
+        )  # fmt: skip
+        question = Question(operator, subspace, potentials, _count(eigenvalues), refine, tolerance, seed)
+        net = subject.network
+        say(
+            f"plan: {net.group.name} (n = {net.group.order}), q = {net.width}, D = {subject.task.dimension}, "
+            f"m = {subject.task.potential_count:,}; {question.plan(subject).sentence}",
+            quiet=quiet,
+        )
+        if dry_run:
+            return
+        with progress_bar(quiet=quiet) as progress:
+            found = analyze(subject, question, progress=progress)
+        if report is not None:
+            write_report([found.dataset], report, force=force, figure_format=figure_format)
+            say(f"report written to {report}", quiet=quiet)
+        deliver(
+            found.document, study=found.dataset, out=out, csv=csv, json=json, force=force,
+            summary=summary(found), quiet=quiet,
+        )  # fmt: skip
+        if not reached(found):
+            say(f"not converged: {found.problem or found.result.spectrum.reason.value}")
+            raise typer.Exit(3)
+
+
+def _decay(text: str) -> float | None:
+    if text == "from-run":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--weight-decay: expected a number or from-run, got {text!r}") from None
+
+
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text == "density":
+        raise InputError("--eigenvalues density: not available yet; give a number or all")
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--eigenvalues: expected a positive number or all, got {text!r}")
+    return int(text)

@@ -1,0 +1,171 @@
+"""Order parameters of one network: potentials, sets, purity, decoupling; cheap at any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analyses.subjects import Subject
+from spectra.networks import GroupNetwork
+from spectra.potentials import GroupPotentials, sampled_monomials
+
+ALIVE = 1e-3  # of the largest |z_j|: below it a neuron's cubic share is under 1e-9 of the largest one's
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class OrderParameters:
+    """What can be read off a network without an eigenvalue.
+
+    Parameters
+    ----------
+    loss, objective, accuracy : float
+        H on the pairs, H plus decay, share of all pairs whose largest output is right.
+    identity_error : float
+        ``|H by the network - H by its potentials|``, projected MSE over all pairs.
+    projected_mse : float
+        The H of that identity.
+    targets : ndarray, complex, shape (n - 1,)
+        ``rho_kkk`` for k = 1..n-1 (numbers of frequencies).
+    ones : float
+        Share of R_g within ``TOLERANCE`` of 1.
+    zeros : dict of float
+        Share of R_c, R_n, R_* within ``TOLERANCE`` of 0.
+    largest : dict of float
+        Largest modulus in R_c, R_n, R_*.
+    purity : ndarray, shape (q,)
+        Share of a neuron's non-trivial power in its strongest frequency pair.
+    frequency : ndarray of int, shape (q,)
+        Number of that frequency (one of each pair k, -k).
+    alive : ndarray of bool, shape (q,)
+        ``|z_j| > 1e-3 max |z|``.
+    """
+
+    loss: float
+    objective: float
+    accuracy: float
+    identity_error: float
+    projected_mse: float
+    targets: np.ndarray
+    ones: float
+    zeros: dict[str, float]
+    largest: dict[str, float]
+    purity: np.ndarray
+    frequency: np.ndarray
+    alive: np.ndarray
+
+
+def order_parameters(subject: Subject) -> OrderParameters:
+    """Compute the order parameters of a subject: O(q n^3) work.
+
+    Parameters
+    ----------
+    subject : Subject
+
+    Returns
+    -------
+    OrderParameters
+    """
+    network = subject.network
+    potentials = GroupPotentials.of(network)
+    sets = potentials.named_sets()
+    by_network = plain_projected_mse(network)
+    purity, frequency = neuron_purity(network)
+    sizes = network.measure().points.norm(dim=1).cpu().numpy()
+    others = ("R_c", "R_n", "R_*")
+    return OrderParameters(
+        loss=subject.task.value(subject.measure),
+        objective=subject.objective.value(subject.measure),
+        accuracy=network.accuracy(),
+        identity_error=abs(by_network - potentials.projected_loss()),
+        projected_mse=by_network,
+        targets=potentials.targets.cpu().numpy(),
+        ones=_share((sets["R_g"] - 1).abs()),
+        zeros={name: _share(sets[name].abs()) for name in others},
+        largest={name: float(sets[name].abs().max()) if len(sets[name]) else 0.0 for name in others},
+        purity=purity,
+        frequency=frequency,
+        alive=sizes > ALIVE * sizes.max(initial=0.0),
+    )
+
+
+def _share(distances: torch.Tensor) -> float:
+    return float((distances <= TOLERANCE).double().mean()) if len(distances) else 1.0
+
+
+def plain_projected_mse(network: GroupNetwork) -> float:
+    """Projected MSE over all pairs by the plain network, one row x at a time."""
+    n = network.group.order
+    eye = torch.eye(n, dtype=torch.float64, device=network.a.device)
+    total = 0.0
+    for x in range(n):
+        residual = network.outputs(slice(x, x + 1))[0] - eye[torch.as_tensor(network.group.sums[x])]
+        total += float((residual - residual.mean(-1, keepdim=True)).square().sum())
+    return total / n**2
+
+
+def neuron_purity(network: GroupNetwork) -> tuple[np.ndarray, np.ndarray]:
+    """Purity and dominant frequency of every neuron.
+
+    Parameters
+    ----------
+    network : GroupNetwork
+
+    Returns
+    -------
+    purity : ndarray, shape (q,)
+        Share of ``sum_k |z_ak|^2 + |z_bk|^2 + |z_ck|^2`` (k != 0) in the strongest pair {k, -k}; 0 for a
+        neuron without power.
+    frequency : ndarray of int, shape (q,)
+        The smaller number of that pair.
+    """
+    group = network.group
+    power = sum(z.abs().square() for z in network.coefficients()).cpu().numpy()
+    pairs = np.array(group.conjugate_pairs)
+    partner = group.negatives[pairs]
+    paired = power[:, pairs] + np.where(partner == pairs, 0.0, power[:, partner])
+    total = paired.sum(1)
+    best = paired.argmax(1)
+    top = paired[np.arange(len(paired)), best]
+    return np.divide(top, total, out=np.zeros_like(top), where=total > 0), pairs[best]
+
+
+def decoupling(subject: Subject, *, count: int = 100, seed: int = 0) -> dict[str, float]:
+    """How far a network is from the hypotheses of the decoupling claim.
+
+    Parameters
+    ----------
+    subject : Subject
+    count : int
+        Potentials sampled from R for K.
+    seed : int
+        Of that sample.
+
+    Returns
+    -------
+    dict
+        ``offdiagonal_share``: share of ``sum_ij K_ij^2`` off the diagonal, ``K_ij = E <grad r_i, grad r_j>``
+        over the sample (0: decoupled); ``equivariance_defect``: share of ``E |grad V|^2`` that is not
+        radial (an O(d)-equivariant field is radial, defect 0).
+    """
+    measure, task = subject.measure, subject.task
+    sample = sampled_monomials(
+        task.group, count, centred=task.centred, tied=task.tied, rng=np.random.default_rng(seed)
+    )
+    coupling = 0.0
+    for low in range(0, len(measure), 64):  # the Jacobian of all neurons at once would not fit
+        part = slice(low, low + 64)
+        jacobian = sample.jacobian(measure.points[part])
+        coupling = coupling + torch.einsum("j,jid,jkd->ik", measure.weights[part], jacobian, jacobian)
+    total = float(coupling.square().sum())
+    diagonal = float(coupling.diagonal().square().sum())
+    gradient = subject.objective.gradient(measure)
+    radius = measure.points.norm(dim=1).clamp_min(1e-300)
+    force = float(gradient.square().sum())
+    radial = float(((gradient * measure.points).sum(1) / radius).square().sum())
+    return {
+        "offdiagonal_share": 1 - diagonal / total if total else 0.0,
+        "equivariance_defect": 1 - radial / force if force else 0.0,
+    }

@@ -1,0 +1,147 @@
+"""The subject of a study: one network with the objective it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from analyses.checkpoints import Checkpoint
+from analyses.layouts import Layout
+from analyses.runs import Run
+from analyses.training import training_pairs
+from manifold.errors import InputError, LayoutError
+from manifold.measures import ParticleMeasure
+from spectra.functionals import Decayed, Functional
+from spectra.group_task import GroupTask
+from spectra.networks import GroupNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network on a group, and what it minimises.
+
+    Parameters
+    ----------
+    network : GroupNetwork
+        Its weights.
+    loss : str
+        ``projected_mse``, ``mse`` or ``cross_entropy``.
+    centred : bool
+        Study it on D = 3(n - 1) coordinates, without the trivial character.
+    weight_decay : float
+        wd of ``(wd/2) |theta|^2`` in the objective.
+    pairs : ndarray of int, shape (N, 2), optional
+        Pairs of the loss; None: all.
+    path, step, sha256 : str, int, str
+        Where it came from.
+    notes : tuple of str
+        What a reader must know (decoupled decay, carried biases, ...).
+    """
+
+    network: GroupNetwork
+    loss: str = "projected_mse"
+    centred: bool = False
+    weight_decay: float = 0.0
+    pairs: np.ndarray | None = None
+    path: str = ""
+    step: int | None = None
+    sha256: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def measure(self) -> ParticleMeasure:
+        """The particle measure in real orthonormal Fourier coordinates."""
+        return self.network.measure(centred=self.centred)
+
+    @cached_property
+    def task(self) -> GroupTask:
+        """The loss H on the pairs, without decay."""
+        net = self.network
+        return GroupTask(
+            net.group, loss=self.loss, centred=self.centred, tied=net.tied, pairs=self.pairs,
+            device=net.a.device,
+        )  # fmt: skip
+
+    @cached_property
+    def objective(self) -> Functional:
+        """What training minimises: H plus the decay."""
+        if not self.weight_decay:
+            return self.task
+        return Decayed(self.task, self.network.decay_strength(self.weight_decay))
+
+
+def subject_of(
+    checkpoint: Checkpoint, layout: Layout, run: Run | None = None, *, centred: bool | None = None,
+    weight_decay: float | None = None, pairs: str | None = None, device: str = "cpu",
+) -> Subject:  # fmt: skip
+    """Make the subject of a checkpoint; what is not said is taken from its run.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        As read.
+    layout : Layout
+        Where its weights are.
+    run : Run, optional
+        Run it belongs to: source of decay, split and centring.
+    centred : bool, optional
+        Default: as trained (foreign networks: not centred).
+    weight_decay : float, optional
+        Default: the run's L2 decay (none for decoupled decay).
+    pairs : str, optional
+        ``all`` or ``train``; default ``train`` where the run tells the split.
+    device : str
+        torch device.
+
+    Returns
+    -------
+    Subject
+
+    Raises
+    ------
+    InputError
+        If the training pairs are asked of a run that does not tell them.
+    LayoutError
+        If the layout has another activation than the square.
+    """
+    config = run.config if run is not None else {}
+    if layout.activation != "square":
+        raise LayoutError(f"activation: expected square for a group network, got {layout.activation}")
+    weights = layout.weights(checkpoint)
+    notes = list(weights.notes)
+    network = layout.network(checkpoint)
+    if device != "cpu":
+        b = None if network.b is None else network.b.to(device)
+        network = GroupNetwork(
+            network.group, network.a.to(device), b, network.c.to(device), network.output_scale
+        )
+    if weight_decay is None:
+        weight_decay = _decay_of(config, notes)
+    chosen = _pairs_of(config, network, pairs)
+    if chosen is not None:
+        notes.append(f"loss and spectrum over the {len(chosen):,} training pairs")
+    return Subject(
+        network, layout.loss, bool(config.get("centred", False)) if centred is None else centred,
+        weight_decay, chosen, str(checkpoint.path), checkpoint.step, checkpoint.sha256, tuple(notes),
+    )  # fmt: skip
+
+
+def _decay_of(config: dict, notes: list[str]) -> float:
+    decay = float(config.get("weight_decay") or 0.0)
+    if decay and config.get("optimizer") == "adamw":
+        notes.append("AdamW's decoupled decay is not a gradient flow: the spectrum is that of the loss alone")
+        return 0.0
+    return decay
+
+
+def _pairs_of(config: dict, network: GroupNetwork, pairs: str | None) -> np.ndarray | None:
+    held_out = config.get("held_out")
+    if pairs == "train" and held_out is None:
+        raise InputError("--pairs train: the run does not say which pairs it was trained on; use --pairs all")
+    if pairs not in {None, "train", "all"}:
+        raise InputError(f"--pairs: expected all or train, got {pairs!r}")
+    if not held_out or pairs == "all":
+        return None
+    return training_pairs(network.group, np.asarray(held_out))

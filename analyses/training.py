@@ -1,0 +1,311 @@
+"""The reference trainer: full-batch training of group networks through the structured loss, as a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyses.layouts import Layout
+from analyses.runs import Run
+from analyses.studies import Progress, atomic_path, provenance, silent
+from manifold.errors import InputError
+from manifold.groups import FiniteAbelianGroup
+from manifold.measures import ParticleMeasure
+from spectra.flow import gradient_flow
+from spectra.group_task import LOSSES, GroupTask
+from spectra.networks import GroupNetwork
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "flow")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train and how; every field ends up in ``run.json``.
+
+    Parameters
+    ----------
+    group : str
+        Such as ``Z23``.
+    width : int
+        Number q of neurons.
+    loss : str
+        ``projected_mse``, ``mse`` (sum over the n outputs) or ``cross_entropy``; means over pairs.
+    optimizer : str
+        ``sgd``, ``adam`` (L2 decay), ``adamw`` (decoupled decay, not a gradient flow) or ``flow`` (the
+        Wasserstein gradient flow itself, integrated adaptively).
+    lr : float, optional
+        Learning rate on the raw weights; for ``flow`` the flow time of one step. Default 0.01 for Adam
+        and AdamW, the rate whose flow time is 0.02 for SGD, 0.05 for flow.
+    schedule : str, optional
+        ``constant`` or ``cosine`` (down to 1 % of lr); default cosine for Adam and AdamW.
+    weight_decay : float
+        wd of ``(wd/2) |theta|^2`` on raw weights.
+    steps : int
+        Number of full-batch steps.
+    init_scale : float, optional
+        Standard deviation of the raw weights at step 0; default 0.1, or 0.6 for SGD and flow.
+    output_scale : float, optional
+        The factor s in ``o = s sum_j c_j (a_j[x] + b_j[y])^2``; default 1, or 1/(2 n q) for SGD and flow
+        (then raw weights are the canonical ones).
+    train_fraction : float
+        Share of the n^2 pairs trained on.
+    tied : bool
+        b = a.
+    centred : bool
+        Keep the means of a, b and c at zero by projecting every step.
+    seed : int
+        Of the initial weights and of the split.
+    """
+
+    group: str
+    width: int = 256
+    loss: str = "projected_mse"
+    optimizer: str = "adam"
+    lr: float | None = None
+    schedule: str | None = None
+    weight_decay: float = 0.0
+    steps: int = 2000
+    init_scale: float | None = None
+    output_scale: float | None = None
+    train_fraction: float = 1.0
+    tied: bool = False
+    centred: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.width < 1 or self.steps < 1:
+            raise InputError(f"width and steps: expected at least 1, got {self.width} and {self.steps}")
+        if not 0 < self.train_fraction <= 1:
+            raise InputError(f"train_fraction: expected a share in (0, 1], got {self.train_fraction}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay: expected a non-negative number, got {self.weight_decay}")
+        self._fill_defaults(FiniteAbelianGroup.parse(self.group).order)
+        for name in ("lr", "init_scale", "output_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+    def _fill_defaults(self, n: int) -> None:
+        adaptive = self.optimizer in {"adam", "adamw"}
+        scale = self.output_scale or (1.0 if adaptive else 1 / (2 * n * self.width))
+        tau = (2 * n * self.width * scale) ** (1 / 3)
+        rates = {"adam": 0.01, "adamw": 0.01, "sgd": 0.02 * self.width * n / tau**2, "flow": 0.05}
+        defaults = {
+            "output_scale": scale,
+            "init_scale": 0.1 if adaptive else 0.6,
+            "lr": rates[self.optimizer],
+            "schedule": "cosine" if adaptive else "constant",
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        object.__setattr__(self, "group", FiniteAbelianGroup.parse(self.group).name)
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Numbers ``x n + y`` of the pairs left out of training, ascending."""
+        count = FiniteAbelianGroup.parse(self.group).order ** 2
+        keep = max(1, round(self.train_fraction * count))
+        return np.sort(np.random.default_rng(self.seed).permutation(count)[keep:])
+
+    @property
+    def layout(self) -> Layout:
+        """How to read the checkpoints."""
+        tied = None if self.tied else "w_b"
+        return Layout(self.group, "w_a", "w_c", tied, loss=self.loss, output_scale=self.output_scale)
+
+    def task(self, device: str = "cpu") -> GroupTask:
+        """The loss that is trained, on the training pairs."""
+        group = FiniteAbelianGroup.parse(self.group)
+        pairs = training_pairs(group, self.held_out) if len(self.held_out) else None
+        return GroupTask(
+            group, loss=self.loss, centred=self.centred, tied=self.tied, pairs=pairs, device=device
+        )
+
+    def initial(self) -> GroupNetwork:
+        """The network at step 0."""
+        group = FiniteAbelianGroup.parse(self.group)
+        rng = torch.Generator().manual_seed(self.seed)
+        shape = (2 if self.tied else 3, group.order, self.width)
+        weights = self.init_scale * torch.randn(*shape, generator=rng, dtype=torch.float64)
+        if self.centred:
+            weights -= weights.mean(1, keepdim=True)
+        a, c = weights[0], weights[-1]
+        return GroupNetwork(group, a, None if self.tied else weights[1], c, self.output_scale)
+
+    def config(self) -> dict[str, Any]:
+        """Content of ``run.json``."""
+        return {
+            **dataclasses.asdict(self),
+            "layout": self.layout.to_dict(),
+            "held_out": self.held_out.tolist(),
+            "versions": provenance(seed=self.seed),
+        }
+
+
+def training_pairs(group: FiniteAbelianGroup, held_out: np.ndarray) -> np.ndarray:
+    """The pairs (x, y) whose number ``x n + y`` is not held out, shape (N, 2)."""
+    n = group.order
+    kept = np.setdiff1d(np.arange(n * n), held_out)
+    return np.stack(np.divmod(kept, n), axis=1)
+
+
+class RawGradient:
+    """Loss and gradient of a group task in the raw weights (n, q), through the structured loss."""
+
+    def __init__(self, task: GroupTask, network: GroupNetwork, device: str = "cpu"):
+        self.task = task
+        self.factor = network.tau / network.group.order**0.5
+        self.basis = task.basis[:, int(task.centred) :].to(device)
+
+    def __call__(self, weights: list[Tensor]) -> tuple[Callable[[], float], list[Tensor]]:
+        """The loss (evaluated on demand) and its gradient, one tensor per weight."""
+        points = torch.cat([self.factor * w.T @ self.basis for w in weights], dim=1)
+        at = self.task.linearise(ParticleMeasure(points))
+        # dH/dz_j = w_j grad V(z_j), and z is linear in the raw weights.
+        blocks = (at.gradient * (self.factor / len(points))).chunk(len(weights), dim=1)
+        return (lambda: at.value), [self.basis @ block.T for block in blocks]
+
+
+def save_steps(steps: int, save_every: int | None, count: int = 40) -> set[int]:
+    """Steps to save: 0, the last, and every ``save_every`` or about ``count`` log-spaced ones.
+
+    Raises
+    ------
+    InputError
+        If ``save_every`` is not positive.
+    """
+    if save_every is not None:
+        if save_every < 1:
+            raise InputError(f"save_every: expected at least 1, got {save_every}")
+        return {0, steps, *range(0, steps, save_every)}
+    return {0, steps, *np.unique(np.geomspace(1, steps, count).round().astype(int)).tolist()}
+
+
+def train(
+    plan: TrainingPlan, path: str | Path, *, save_every: int | None = None, force: bool = False,
+    resume: bool = False, device: str = "cpu", progress: Progress = silent,
+) -> Run:  # fmt: skip
+    """Train a network and write its run directory; every file is written atomically.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+        What to train.
+    path : str or Path
+        The run directory.
+    save_every : int, optional
+        Steps between checkpoints; default: log-spaced.
+    force : bool
+        Replace an existing run.
+    resume : bool
+        Go on from the last saved state of an interrupted run with the same plan.
+    device : str
+        torch device.
+    progress : Progress
+        Told the step after each step.
+
+    Returns
+    -------
+    Run
+    """
+    wanted = save_steps(plan.steps, save_every)
+    run = Run.create(path, plan.config() | {"save_every": save_every}, force=force, resume=resume)
+    loop = _flow_steps if plan.optimizer == "flow" else _optimizer_steps
+    state = _load_state(run) if resume else None
+    for step, loss, weights, keep in loop(plan, state, device):
+        if step in wanted and step not in run.files:
+            run.save(step, dict(zip(_keys(plan), (w.cpu() for w in weights), strict=True)))
+        if step in wanted:
+            _save_state(run, {"step": step, **keep()})
+        if step % 10 == 0 or step == plan.steps:
+            progress(step, plan.steps, f"training, loss {loss():.2e}")
+    (run.path / "resume.pt").unlink(missing_ok=True)
+    return run
+
+
+def _keys(plan: TrainingPlan) -> tuple[str, ...]:
+    return ("w_a", "w_c") if plan.tied else ("w_a", "w_b", "w_c")
+
+
+def _save_state(run: Run, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic_path(run.path / "resume.pt", force=True) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _load_state(run: Run) -> dict[str, Any] | None:
+    file = run.path / "resume.pt"
+    if not file.exists():
+        return None
+    return torch.load(file, weights_only=True, map_location="cpu")
+
+
+def _start(plan: TrainingPlan, state: dict[str, Any] | None, device: str) -> tuple[int, list[Tensor]]:
+    net = plan.initial()
+    initial = [net.a, net.c] if plan.tied else [net.a, net.b, net.c]
+    weights = initial if state is None else state["weights"]
+    return (0 if state is None else state["step"]), [w.to(device) for w in weights]
+
+
+def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: str):
+    first, weights = _start(plan, state, device)
+    gradient = RawGradient(plan.task(device), plan.initial(), device)
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
+    optimizer = make(weights, lr=plan.lr, weight_decay=plan.weight_decay)
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+    def keep() -> dict[str, Any]:
+        return {"weights": [w.cpu() for w in weights], "optimizer": optimizer.state_dict()}
+
+    for step in range(first, plan.steps + 1):
+        loss, slopes = gradient(weights)
+        yield step, loss, weights, keep
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr * _rate(plan, step)
+        for w, slope in zip(weights, slopes, strict=True):
+            w.grad = slope
+        optimizer.step()
+        if plan.centred:
+            for w in weights:
+                w -= w.mean(0)
+
+
+def _rate(plan: TrainingPlan, step: int) -> float:
+    if plan.schedule == "constant":
+        return 1.0
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+
+
+def _flow_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: str):
+    from spectra.functionals import Decayed
+
+    first, weights = _start(plan, state, device)
+    net = plan.initial()
+    net = GroupNetwork(
+        net.group, weights[0], None if plan.tied else weights[1], weights[-1], net.output_scale
+    )
+    task = plan.task(device)
+    objective = Decayed(task, net.decay_strength(plan.weight_decay)) if plan.weight_decay else task
+    times = plan.lr * np.arange(plan.steps - first + 1)
+    flow = gradient_flow(objective, net.measure(centred=plan.centred), times)
+    for step, measure in zip(range(first, plan.steps + 1), flow, strict=True):
+        now = net.with_points(measure.points, centred=plan.centred)
+        kept = [now.a, now.c] if plan.tied else [now.a, now.b, now.c]
+        yield step, (lambda m=measure: task.value(m)), kept, (lambda k=kept: {"weights": k})
