@@ -263,7 +263,9 @@ def analyse_lift(lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Pr
     document["boundary_ratio"] = ratio
     try:
         if lift.k:
-            fit = _fit(lift.space, lift.monomials, moments, "newton", seed, progress)
+            initial = _initial(lift, moments, target, support)
+            family = MaxEntFamily(lift.space, lift.monomials, seed=seed)
+            fit = fit_anywhere(family, moments, initial=initial, progress=progress)
         else:
             fit = _fit(lift.space, lift.monomials, moments, "sampling", seed, progress)
         document |= describe(fit, lift.space, lift.monomials)
@@ -278,6 +280,16 @@ def analyse_lift(lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Pr
         if ratio > NEAR_FACE:
             document["near_face"] = _near_face(lift, target)
     return document
+
+
+def _initial(lift: Lift, moments: np.ndarray, target: np.ndarray, support: float) -> np.ndarray | None:
+    """Near a face of codimension c, ``lambda = u c / (2 (h(u) - u . rho))`` with |u . r| along the target."""
+    size = float(np.linalg.norm(target))
+    level, top = float(target @ moments) / size, support / size
+    if not 0.8 * top < level < top * (1 - 1e-9):
+        return None
+    codimension = {"S5": 3, "T3": 1, "S2": 2}[lift.space.name]
+    return target / size * codimension / 2 / (top - level)
 
 
 def _unfitted(lift: Lift, moments: np.ndarray, reason: str) -> dict[str, Any]:
@@ -305,10 +317,14 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
         document["singular"] = True
     if not isinstance(fit, MaxEntFit) or not math.isfinite(found.value):
         return document
-    values = []
-    for trial in range(replicates):
-        points = draw(lift.space, lift.monomials, fit.lam, len(lift.points), seed=seed + 1 + trial)
-        values.append(kozachenko_leonenko(lift.space, points, lift.weights).value - fit.entropy)
+    if not replicates:
+        document["entropy_gap"] = fit.entropy - found.value
+        return document
+    cloud = draw(lift.space, lift.monomials, fit.lam, len(lift.points) * replicates, seed=seed + 1)
+    values = [
+        kozachenko_leonenko(lift.space, points, lift.weights).value - fit.entropy
+        for points in cloud.reshape(replicates, len(lift.points), -1)
+    ]
     document["entropy_bias"] = float(np.mean(values))
     document["entropy_bias_error"] = float(np.std(values, ddof=1) / math.sqrt(replicates))
     document["entropy_gap"] = fit.entropy - (found.value - document["entropy_bias"])
@@ -325,7 +341,7 @@ def _near_face(lift: Lift, target: np.ndarray) -> dict[str, Any]:
         if face.monomials is None or not face.free.size:
             return document | {"fit": None}
         angles = np.angle(lift.points[:, 0::2] + 1j * lift.points[:, 1::2]) - face.origin[:, 1]
-        phi = angles @ np.linalg.pinv(face.phases.astype(float)).T
+        phi = angles @ face.chart.T
         circle = np.stack([np.cos(phi), np.sin(phi)], 2).reshape(len(phi), -1)
         moments = np.where(np.isnan(face.constants), 0.0, face.constants)
         moments[face.free] = lift.weights @ face.monomials.values(torch.as_tensor(circle)).numpy()

@@ -44,8 +44,10 @@ class Face:
         Values of the others on the face (NaN for free ones).
     monomials : Monomials or None
         The free monomials as functions on ``T<dimension>`` (None for points).
-    origin, phases : ndarray
-        The torus: pair moduli and phases at the origin (K, 2), and integer directions (K, dimension).
+    origin : ndarray, shape (K, 2)
+        Moduli and phases of the complex pairs at the origin of the torus.
+    chart : ndarray of int, shape (dimension, K)
+        Coordinates of the torus: ``chart @ (theta - origin)``.
     """
 
     direction: np.ndarray
@@ -56,7 +58,7 @@ class Face:
     constants: np.ndarray
     monomials: Monomials | None = None
     origin: np.ndarray | None = None
-    phases: np.ndarray | None = None
+    chart: np.ndarray | None = None
 
     @property
     def kind(self) -> str:
@@ -125,11 +127,13 @@ def exposed_face(space: Space, monomials: Monomials, direction: np.ndarray, *, s
     return _torus(space, monomials, direction, support, points)
 
 
-def _distinct(points: np.ndarray, radius: float) -> list[int]:
+def _distinct(points: np.ndarray, radius: float, *, most: int = 65) -> list[int]:
+    """Numbers of points further than ``radius`` from each other; stops at ``most``."""
     chosen: list[int] = []
-    for i, point in enumerate(points):
-        if all(np.linalg.norm(point - points[j]) > radius for j in chosen):
-            chosen.append(i)
+    left = np.arange(len(points))
+    while len(left) and len(chosen) < most:
+        chosen.append(int(left[0]))
+        left = left[np.linalg.norm(points[left] - points[left[0]], axis=1) > radius]
     return chosen
 
 
@@ -157,7 +161,7 @@ def _torus(space: Space, monomials: Monomials, direction: np.ndarray, support: f
     turned = np.prod(np.where(modulus > 1e-4, seen, 1.0) ** active[None], axis=2)
     if np.abs(turned - turned[:1]).max(initial=0) > 1e-3:
         raise failure
-    basis = integer_kernel(active, modulus > 1e-4)
+    basis, inverse = integer_kernel(active, modulus > 1e-4)
     theta = np.angle(z[0])
     values = coefficients * size * np.exp(1j * (frequencies * (modulus > 1e-4)) @ theta)
     reduced = frequencies @ basis
@@ -180,7 +184,7 @@ def _torus(space: Space, monomials: Monomials, direction: np.ndarray, support: f
     restricted = _on_torus(rows, basis.shape[1], [monomials.names[i] for i in free]) if free else None
     return Face(
         direction, support, basis.shape[1], points[:64], np.array(free, int), constants, restricted,
-        np.stack([modulus, theta], 1), basis,
+        np.stack([modulus, theta], 1), inverse,
     )  # fmt: skip
 
 
@@ -207,8 +211,15 @@ def _on_torus(rows: list, dimension: int, names: list[str]) -> Monomials:
     return Monomials(table, np.array(coordinates), names=tuple(names))
 
 
-def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Basis of the integer vectors on the ``used`` entries that are orthogonal to the given ones, (K, r)."""
+def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integer vectors on the ``used`` entries that are orthogonal to the given ones.
+
+    Returns
+    -------
+    basis : ndarray of int, shape (K, r)
+    inverse : ndarray of int, shape (r, K)
+        ``inverse @ basis`` is the identity: coordinates of a torus point from its phases.
+    """
     count = vectors.shape[1]
     transform = np.eye(count, dtype=np.int64)[:, used]
     reduced = np.array(vectors, dtype=np.int64)[:, used]
@@ -226,7 +237,9 @@ def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> np.ndarray:
             factors = reduced[row, rank + 1 :] // reduced[row, rank]
             for matrix in (reduced, transform):
                 matrix[:, rank + 1 :] -= np.outer(matrix[:, rank], factors)
-    return transform[:, rank:]
+    inverse = np.zeros((reduced.shape[1], count), dtype=np.int64)
+    inverse[:, used] = np.rint(np.linalg.inv(transform[used])).astype(np.int64)
+    return transform[:, rank:], inverse[rank:]
 
 
 def fit_on_face(family: MaxEntFamily, moments: np.ndarray, face: Face) -> FaceFit:

@@ -298,11 +298,23 @@ def split_rhat(records: np.ndarray) -> np.ndarray:
     return np.sqrt(((half - 1) / half * within + between / half) / np.maximum(within, 1e-300))
 
 
-def draw(space: Space, monomials: Monomials, lam: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """``count`` nearly independent points of ``exp(lambda . r)``: one per tempered column, after mixing."""
+def draw(
+    space: Space, monomials: Monomials, lam: np.ndarray, count: int, *, seed: int = 0, moves: int = 40
+) -> np.ndarray:
+    """``count`` points of ``exp(lambda . r)``, shape (count, ambient): annealed from uniform, then moved by HMC.
+
+    The annealing carries the competing modes in their right shares up to its Monte-Carlo error (it resamples
+    among ``max(count, 256)`` points); the moves at the end make the points nearly independent.
+    """
     sampler = TemperedSampler(space, monomials, columns=count, seed=seed)
     sampler.prepare(lam)
-    return sampler.run(lam, sweeps=4, warmup=40).points
+    points = sampler.points[-1]
+    lam_t = torch.as_tensor(lam, dtype=torch.float64)
+    beta = torch.ones(count, dtype=torch.float64)
+    step = sampler.log_step[-1].expand(count)
+    for _ in range(moves):
+        points, _ = sampler.move(points, lam_t, beta, step)
+    return points.numpy()
 
 
 @dataclass(frozen=True, eq=False)
