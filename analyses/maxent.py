@@ -309,7 +309,7 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
     document: dict[str, Any] = {
         "empirical_entropy": found.value, "entropy_neighbours": found.neighbours, "distinct_points": found.distinct,
         "intrinsic_dimension": dimension.value, "intrinsic_dimension_error": dimension.standard_error,
-        "entropy_bias": None, "entropy_bias_error": None, "entropy_gap": None, "singular": None,
+        "entropy_bias": None, "entropy_bias_error": None, "entropy_gap": None, "entropy_gap_error": None, "singular": None,
     }  # fmt: skip
     if math.isfinite(dimension.value) and found.effective >= 20:
         document["singular"] = dimension.value + 2 * dimension.standard_error < lift.space.dimension
@@ -328,6 +328,8 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
     document["entropy_bias"] = float(np.mean(values))
     document["entropy_bias_error"] = float(np.std(values, ddof=1) / math.sqrt(replicates))
     document["entropy_gap"] = fit.entropy - (found.value - document["entropy_bias"])
+    # One data set of this size scatters by this much around its expectation, even without any gap.
+    document["entropy_gap_error"] = float(np.std(values, ddof=1))
     return document
 
 

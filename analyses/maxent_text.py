@@ -20,6 +20,11 @@ def _number(value: Any, form: str = ".6g") -> str:
     return "-" if value is None else format(value, form)
 
 
+def _gap(fit: dict[str, Any]) -> str:
+    error = fit.get("entropy_gap_error")
+    return _number(fit.get("entropy_gap"), ".3f") + ("" if error is None else f" +- {error:.2f}")
+
+
 def summary_of_moments(document: dict[str, Any]) -> str:
     """A few lines for the terminal about one fit."""
     lines = [f"maximum entropy on {document['space']} (reference: uniform probability measure)"]
@@ -42,7 +47,7 @@ def summary_of_moments(document: dict[str, Any]) -> str:
 def summary_of_fits(document: dict[str, Any]) -> str:
     """A table for the terminal about the frequencies of a network."""
     head = (f"{'frequency':>10} {'neurons':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} {'empirical':>10} "
-            f"{'gap':>8} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
+            f"{'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
     lines = [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
     for fit in document["fits"]:
         lam = fit["lambda"]
@@ -51,7 +56,7 @@ def summary_of_fits(document: dict[str, Any]) -> str:
         lines.append(
             f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['neurons']:>8} {fit['boundary_ratio']:>9.5f} "
             f"{_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
-            f"{_number(fit.get('empirical_entropy'), '.3f'):>10} {_number(fit.get('entropy_gap'), '.3f'):>8} "
+            f"{_number(fit.get('empirical_entropy'), '.3f'):>10} {_gap(fit):>14} "
             f"{_number(fit['dimension'], 'd'):>5} {_number(fit.get('intrinsic_dimension'), '.2f'):>6} {singular}"
         )
         if not fit["converged"]:

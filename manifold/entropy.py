@@ -42,7 +42,7 @@ class DimensionEstimate:
     Attributes
     ----------
     value, standard_error : float
-        NaN when fewer than five points are left.
+        NaN when fewer than ten points carry 99 % of the weight.
     """
 
     value: float
@@ -109,8 +109,9 @@ def kozachenko_leonenko(
     """Entropy of a density from weighted samples of it.
 
     ``sum_j w_j ( log V(r_j) - psi(k) + log k - log(m_j / (1 - w_j)) )`` with ``V`` the share of the space in the
-    ball out to the k-th neighbour and ``m_j`` the weight of these k neighbours; for equal weights this is
-    the classical ``log V - psi(k) + log(q - 1)``.
+    smallest ball around point j that holds the weight of k effective points (``k / n_eff``, point j not
+    counted) and ``m_j`` the weight in it; for equal weights this is the classical
+    ``log V - psi(k) + log(q - 1)``. Coinciding points count once, with their joint weight.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def kozachenko_leonenko(
     points : ndarray, shape (q, ambient)
     weights : ndarray, shape (q,), optional
     neighbours : int, optional
-        k; default 1 below 1,000 points, 4 above.
+        k; default 1 below 1,000 effective points, 4 above.
 
     Returns
     -------
@@ -128,14 +129,17 @@ def kozachenko_leonenko(
     weights = np.full(len(points), 1 / len(points)) if weights is None else np.asarray(weights, float)
     points, weights = merge_duplicates(space, np.asarray(points, float), weights)
     effective = float(1 / (weights**2).sum())
-    k = neighbours or (1 if len(points) < 1000 else 4)
-    if len(points) < k + 2:
+    k = neighbours or (1 if effective < 1000 else 4)
+    if len(points) < k + 2 or effective < k + 1.5:
         return EntropyEstimate(-math.inf, k, len(points), effective)
     table = distances(space, points)
     np.fill_diagonal(table, np.inf)
-    nearest = np.argpartition(table, k - 1, axis=1)[:, :k]
-    radius = np.take_along_axis(table, nearest, 1).max(1)
-    mass = weights[nearest].sum(1)
+    order = np.argsort(table, axis=1)[:, :-1]
+    enclosed = np.cumsum(weights[order], axis=1)
+    # The ball that holds the weight of k effective points: a light neighbour alone says nothing.
+    reach = np.minimum((enclosed < (1 - 1e-9) * k / effective).sum(1), enclosed.shape[1] - 1)[:, None]
+    radius = np.take_along_axis(np.take_along_axis(table, order, 1), reach, 1)[:, 0]
+    mass = np.take_along_axis(enclosed, reach, 1)[:, 0]
     with np.errstate(divide="ignore"):
         local = np.log(ball_share(space, radius)) - digamma(k) + math.log(k) - np.log(mass / (1 - weights))
     return EntropyEstimate(float(weights @ local), k, len(points), effective)
@@ -144,11 +148,17 @@ def kozachenko_leonenko(
 def intrinsic_dimension(
     space: Space, points: np.ndarray, weights: np.ndarray | None = None
 ) -> DimensionEstimate:
-    """Dimension by two nearest neighbours: ``P(r2/r1 > x) = x^-d``, maximum likelihood, weighted."""
+    """Dimension by two nearest neighbours: ``P(r2/r1 > x) = x^-d``, maximum likelihood, weighted.
+
+    Only the heaviest points that carry 99 % of the weight are used.
+    """
     weights = np.full(len(points), 1 / len(points)) if weights is None else np.asarray(weights, float)
     points, weights = merge_duplicates(space, np.asarray(points, float), weights)
+    order = np.argsort(-weights)
+    heavy = order[: int(np.searchsorted(np.cumsum(weights[order]), 0.99)) + 1]
+    points, weights = points[heavy], weights[heavy] / weights[heavy].sum()
     effective = 1 / (weights**2).sum()
-    if len(points) < 5 or effective < 3:
+    if len(points) < 10 or effective < 5:
         return DimensionEstimate(math.nan, math.nan)
     table = distances(space, points)
     np.fill_diagonal(table, np.inf)

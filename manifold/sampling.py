@@ -405,13 +405,20 @@ def fit_by_sampling(
             report(step + 1, rounds + 6, f"natural gradient, residual {size:.2g} standard deviations")
     if history:
         lam = np.mean(history[len(history) // 2 :], axis=0)
-    samples = sampler.run(lam, sweeps=10 * sweeps, warmup=2 * sweeps)
-    deviation = np.sqrt(np.diag(samples.covariance))
+    length = 10 * sweeps
+    for attempt in range(4):  # longer runs until they mix, each with one more natural-gradient correction
+        samples = sampler.run(lam, sweeps=length, warmup=2 * sweeps)
+        deviation = np.sqrt(np.diag(samples.covariance))
+        error = float(np.max(np.abs(samples.mean - moments) / deviation))
+        if report is not None:
+            report(rounds + 1 + attempt, rounds + 6, f"moments within {error:.3f} standard deviations")
+        if samples.converged and error < tol or attempt == 3:
+            break
+        if samples.converged:
+            lam = lam + np.linalg.solve(samples.covariance, moments - samples.mean)
+        length *= 2
     noise = np.linalg.solve(samples.covariance, np.diag(samples.standard_error))
-    fit = SampledFit(
-        lam, moments, samples, np.linalg.norm(noise, axis=1),
-        float(np.max(np.abs(samples.mean - moments) / deviation)),
-    )  # fmt: skip
+    fit = SampledFit(lam, moments, samples, np.linalg.norm(noise, axis=1), error)
     if not samples.converged:
         worst = int(samples.rhat.argmax())
         raise NotConvergedError(
