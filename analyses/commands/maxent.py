@@ -35,6 +35,7 @@ from analyses.commands.options import (
     say,
 )
 from analyses.maxent import BASES, SYMBOLS, analyse_lift, fit_moments, lift_frequencies, to_dataset
+from analyses.maxent_runs import add_trajectory, trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.runs import read_target
 from analyses.studies import provenance
@@ -151,6 +152,8 @@ def register(app: typer.Typer) -> None:
         study = to_dataset(document)
         study.attrs["provenance"] = document["provenance"]
         study.attrs["study"] = "maxent"
+        if "trajectory" in document:
+            study = add_trajectory(study, document["trajectory"])
         if report is not None:
             from analyses.report import write_report
 
@@ -216,7 +219,5 @@ def _of_path(
         "base": base, "symbols": symbols, "fits": fits,
     }  # fmt: skip
     if all_steps:
-        from analyses.maxent_runs import trajectory_document
-
         document["trajectory"] = trajectory_document(trajectory)
     return document
