@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
+from analyses.lifts import Lift
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
 from manifold.errors import InputError, NotConvergedError, RhoscopeError
 from manifold.expressions import parse_monomials
 from manifold.faces import Face, FaceFit, exposed_face, fit_anywhere, fit_on_face
-from manifold.fisher_rao import MaxEntFit
-from manifold.groups import FiniteAbelianGroup
+from manifold.fitting import MaxEntFit
 from manifold.maxent import MaxEntFamily
 from manifold.moment_body import support_function
 from manifold.monomials import Monomials
-from manifold.sampling import SampledFit, draw, fit_by_sampling
+from manifold.sampled_fits import SampledFit, fit_by_sampling
+from manifold.sampling import draw
 from manifold.spaces import Space, parse_space
 
-BASES = ("frequency-sphere", "sphere", "torus")
-SYMBOLS = ("target", "all")
 NEAR_FACE = 0.97
-
-
-@dataclass(frozen=True)
-class Lift:
-    """Neurons of one frequency as weighted points of a compact space.
-
-    Attributes
-    ----------
-    k : tuple of int
-        The frequency (empty for the global sphere).
-    space : Space
-    monomials : Monomials
-    points : ndarray, shape (q, ambient)
-    weights : ndarray, shape (q,)
-        Normalised to one.
-    mass : float
-        Sum of the weights before: ``sum_j w_j |z_j|^3`` (sphere) or ``sum_j w_j |z_a z_b z_c|`` (torus).
-    """
-
-    k: tuple[int, ...]
-    space: Space
-    monomials: Monomials
-    points: np.ndarray
-    weights: np.ndarray
-    mass: float
 
 
 def fit_moments(
@@ -78,7 +50,9 @@ def fit_moments(
             f"moments: expected {len(functions)} numbers, one per monomial ({'; '.join(functions.names)}), "
             f"got {len(moments)}"
         )
-    return describe(_fit(place, functions, np.array(moments, float), method, seed, progress), place, functions)
+    return describe(
+        _fit(place, functions, np.array(moments, float), method, seed, progress), place, functions
+    )
 
 
 def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, seed: int, progress: Progress):
@@ -91,7 +65,12 @@ def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, s
 def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Monomials) -> dict[str, Any]:
     """A fit in the keys of the contract; singular entropies are minus infinity (null in JSON)."""
     log_volume = math.log(space.volume)
-    base = {"space": space.name, "monomials": list(monomials.names), "moments": fit.moments, "reference": "uniform"}
+    base = {
+        "space": space.name,
+        "monomials": list(monomials.names),
+        "moments": fit.moments,
+        "reference": "uniform",
+    }
     if isinstance(fit, MaxEntFit):
         return base | {
             "lambda": fit.lam, "log_partition": fit.log_partition, "entropy": fit.entropy,
@@ -101,7 +80,9 @@ def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Mon
             "method": fit.method, "diagnostics": fit.diagnostics,
         }  # fmt: skip
     if isinstance(fit, SampledFit):
-        values = np.linalg.eigvalsh(np.corrcoef(fit.samples.covariance) if len(fit.lam) > 1 else np.ones((1, 1)))
+        values = np.linalg.eigvalsh(
+            np.corrcoef(fit.samples.covariance) if len(fit.lam) > 1 else np.ones((1, 1))
+        )
         return base | {
             "lambda": fit.lam, "lambda_error": fit.lambda_error, "log_partition": fit.samples.log_partition,
             "entropy": fit.entropy, "entropy_riemannian": fit.entropy + log_volume, "fisher_rank": len(fit.lam),
@@ -136,100 +117,10 @@ def face_document(face: Face, monomials: Monomials, fit: FaceFit | None = None) 
     return document
 
 
-# --- the neurons of a network ---------------------------------------------------------------------
 
-
-def lift_frequencies(
-    group: FiniteAbelianGroup, a: np.ndarray, b: np.ndarray, c: np.ndarray, *, base: str, symbols: str = "target",
-    weights: np.ndarray | None = None,
-) -> list[Lift]:  # fmt: skip
-    """Project a network's measure to a compact space per conjugate pair of frequencies.
-
-    The potentials are homogeneous of degree three, so ``rho_r = integral r(z/|z|) |z|^3 dmu``: a neuron
-    counts with ``|z|^3`` (on the torus of phases with ``|z_a z_b z_c|``). Dead neurons carry no mass and drop out.
-
-    Parameters
-    ----------
-    group : FiniteAbelianGroup
-    a, b, c : ndarray, complex, shape (q, n)
-        Fourier coefficients z_ak, z_bk, z_ck of the canonical weights.
-    base : {"frequency-sphere", "torus", "sphere"}
-    symbols : {"target", "all"}
-        ``target``: Re and Im of ``z_ak z_bk z_ck``; ``all``: every cubic monomial of the loss that lives on this
-        frequency alone.
-    weights : ndarray, shape (q,), optional
-
-    Returns
-    -------
-    list of Lift
-        Heaviest frequency first; one entry for the global sphere.
-    """
-    weights = np.full(len(a), 1 / len(a)) if weights is None else weights
-    if base == "sphere":
-        return [_global_lift(group, a, b, c, weights)]
-    lifts = []
-    for k in group.conjugate_pairs:
-        z = np.stack([a[:, k], b[:, k], c[:, k]], axis=1)
-        real = group.negatives[k] == k
-        if base == "torus":
-            if real:
-                continue
-            mass = weights * np.abs(z).prod(1)
-            alive = mass > 1e-12 * mass.max(initial=0)
-            unit = z[alive] / np.abs(z[alive])
-            space = parse_space("T3")
-        else:
-            size = np.sqrt((np.abs(z) ** 2).sum(1))
-            mass = weights * size**3
-            alive = mass > 1e-12 * mass.max(initial=0)
-            unit = z[alive] / size[alive, None]
-            space = parse_space("S2" if real else "S5")
-        if not alive.any():
-            continue
-        points = unit.real if real else np.stack([unit.real, unit.imag], 2).reshape(len(unit), -1)
-        expressions = "x1*x2*x3" if real else _symbols(symbols)
-        frequency = tuple(int(v) for v in group.elements[k])
-        total = float(mass.sum())
-        lifts.append(
-            Lift(frequency, space, parse_monomials(expressions, space), points, mass[alive] / total, total)
-        )
-    return sorted(lifts, key=lambda lift: -lift.mass)
-
-
-def _symbols(symbols: str) -> str:
-    target = ["z1*z2*z3"]
-    others = ["z1*z2*conj(z3)", "z1*conj(z2)*z3", "conj(z1)*z2*z3"]
-    for p in ("z1", "z2"):
-        others += [f"{p}*conj({p})*z3", f"{p}^2*z3", f"{p}^2*conj(z3)"]
-    chosen = target if symbols == "target" else target + others
-    return ";".join(f"Re({e});Im({e})" for e in chosen)
-
-
-def _global_lift(group: FiniteAbelianGroup, a: np.ndarray, b: np.ndarray, c: np.ndarray, weights: np.ndarray) -> Lift:
-    """All frequencies together on one sphere, with the targets ``Re z_ak z_bk z_ck``."""
-    blocks, expressions, pair, coordinate = [], [], 0, 0
-    pairs = [k for k in group.conjugate_pairs if group.negatives[k] != k]
-    for k in pairs:
-        z = np.stack([a[:, k], b[:, k], c[:, k]], axis=1) * math.sqrt(2)
-        blocks.append(np.stack([z.real, z.imag], 2).reshape(len(z), -1))
-        expressions.append(f"Re(z{pair + 1}*z{pair + 2}*z{pair + 3})")
-        pair, coordinate = pair + 3, coordinate + 6
-    for k in group.conjugate_pairs:
-        if group.negatives[k] == k:
-            blocks.append(np.stack([a[:, k].real, b[:, k].real, c[:, k].real], 1))
-            expressions.append("*".join(f"x{coordinate + i}" for i in (1, 2, 3)))
-            coordinate += 3
-    points = np.concatenate(blocks, 1)
-    size = np.linalg.norm(points, axis=1)
-    mass = weights * size**3
-    alive = mass > 1e-12 * mass.max()
-    space = parse_space(f"S{coordinate - 1}")
-    total = float(mass.sum())
-    monomials = parse_monomials(";".join(expressions), space)
-    return Lift((), space, monomials, points[alive] / size[alive, None], mass[alive] / total, total)
-
-
-def analyse_lift(lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Progress = silent) -> dict[str, Any]:
+def analyse_lift(
+    lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Progress = silent
+) -> dict[str, Any]:
     """Fit one lift and compare the neurons with the fitted measure.
 
     Parameters
@@ -237,7 +128,7 @@ def analyse_lift(lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Pr
     lift : Lift
     seed : int
     replicates : int
-        Simulated data sets for the bias of the entropy estimate.
+        Simulated data sets for the bias of the entropy estimate; 0 leaves out the bias and the fit on the face.
     progress : Progress
 
     Returns
@@ -276,10 +167,21 @@ def analyse_lift(lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Pr
         fit = None
         document |= _unfitted(lift, moments, str(error))
     if lift.k:
+        document |= _heavy_neurons(lift)
         document |= _entropies(lift, fit, seed, replicates)
-        if ratio > NEAR_FACE:
+        if replicates and ratio > NEAR_FACE:
             document["near_face"] = _near_face(lift, target)
     return document
+
+
+def _heavy_neurons(lift: Lift, *, share: float = 0.99, most: int = 256) -> dict[str, Any]:
+    """Phases of z_a, z_b, z_c and weights of the neurons that carry the mass, heaviest first."""
+    order = np.argsort(-lift.weights)
+    order = order[: min(most, int(np.searchsorted(np.cumsum(lift.weights[order]), share)) + 1)]
+    if lift.space.ambient != 6:
+        return {"neuron_phases": [], "neuron_weights": lift.weights[order]}
+    phases = np.angle(lift.points[order, 0::2] + 1j * lift.points[order, 1::2])
+    return {"neuron_phases": phases, "neuron_weights": lift.weights[order]}
 
 
 def _initial(lift: Lift, moments: np.ndarray, target: np.ndarray, support: float) -> np.ndarray | None:
@@ -351,38 +253,3 @@ def _near_face(lift: Lift, target: np.ndarray) -> dict[str, Any]:
         return face_document(face, lift.monomials, found)
     except RhoscopeError as error:
         return {"fit": None, "reason": str(error)}
-
-
-def to_dataset(document: dict[str, Any]) -> xr.Dataset:
-    """The study as one Dataset: per fit and monomial."""
-    fits = document.get("fits", [document])
-    count = max(len(f["monomials"]) for f in fits)
-
-    def table(key: str) -> np.ndarray:
-        values = np.full((len(fits), count), np.nan)
-        for i, f in enumerate(fits):
-            row = f.get(key)
-            if row is not None:
-                values[i, : len(row)] = [np.nan if v is None else v for v in row]
-        return values
-
-    study = xr.Dataset(
-        {
-            "moments": (("fit", "monomial"), table("moments"), {"units": "1", "definition": "E r under the measure"}),
-            "lambda": (("fit", "monomial"), table("lambda"), {"units": "1", "definition": "exponent exp(lambda . r)"}),
-        },
-        attrs={"reference": "uniform probability measure", "monomials": "; ".join(fits[0]["monomials"])},
-    )
-    units = {
-        "entropy": "nats, against the uniform probability measure", "log_partition": "nats",
-        "moment_error": "uniform standard deviations", "condition": "1", "fisher_rank": "1", "boundary_ratio": "1",
-        "empirical_entropy": "nats, Kozachenko-Leonenko, bias not removed", "entropy_bias": "nats",
-        "entropy_gap": "nats, bias removed", "mass": "1", "intrinsic_dimension": "1",
-    }  # fmt: skip
-    for key, unit in units.items():
-        if key in fits[0]:
-            values = [np.nan if f.get(key) is None else float(f[key]) for f in fits]
-            study[key] = ("fit", values, {"units": unit, "definition": key.replace("_", " ")})
-    if "k" in fits[0]:
-        study = study.assign_coords(frequency=("fit", ["x".join(map(str, f["k"])) or "all" for f in fits]))
-    return study

@@ -58,12 +58,23 @@ def add_trajectory(study: xr.Dataset, document: dict[str, Any]) -> xr.Dataset:
     }  # fmt: skip
     for key, unit in units.items():
         values = np.array([[np.nan if v is None else float(v) for v in path[key]] for path in paths])
-        study[f"path_{key}"] = (("path", "step"), values, {"units": unit, "definition": f"{key} along the run"})
+        study[f"path_{key}"] = (
+            ("path", "step"),
+            values,
+            {"units": unit, "definition": f"{key} along the run"},
+        )
     sizes = [
-        [np.nan if v is None or any(x is None for x in v) else float(np.linalg.norm(v)) for v in path["lambda"]]
+        [
+            np.nan if v is None or any(x is None for x in v) else float(np.linalg.norm(v))
+            for v in path["lambda"]
+        ]
         for path in paths
     ]
     study["path_lambda_norm"] = (("path", "step"), np.array(sizes), {"units": "1", "definition": "|lambda|"})
     lengths = np.array([path["fisher_rao_length"] for path in paths])
-    study["path_length"] = ("path", lengths, {"units": "1", "definition": "Fisher-Rao length of the trajectory"})
+    study["path_length"] = (
+        "path",
+        lengths,
+        {"units": "1", "definition": "Fisher-Rao length of the trajectory"},
+    )
     return study.assign_coords(path_frequency=("path", ["x".join(map(str, path["k"])) for path in paths]))

@@ -132,7 +132,9 @@ class AdaptiveIntegrator:
             weights.append(w)
         return Rule(tuple(angles), tuple(weights), tuple(panels), tuple(choice))
 
-    def _panel_nodes(self, lam: np.ndarray, a: int, panels: Panels, tol: float) -> tuple[Panels, tuple[int, ...]]:
+    def _panel_nodes(
+        self, lam: np.ndarray, a: int, panels: Panels, tol: float
+    ) -> tuple[Panels, tuple[int, ...]]:
         """Node counts of the panels from the Legendre coefficients of slices; wide ones are halved."""
         axis = self.axes[a]
         x, w = gauss_legendre(_PANEL_DEGREE + 24)
@@ -223,7 +225,10 @@ class AdaptiveIntegrator:
             density = found.marginals[a] / rule.weights[a]
             for p, q in _merged(panels):
                 inside = np.flatnonzero((rule.angles[a] > p) & (rule.angles[a] < q))
-                ends = [(p, inside[rule.angles[a][inside].argmin()]), (q, inside[rule.angles[a][inside].argmax()])]
+                ends = [
+                    (p, inside[rule.angles[a][inside].argmin()]),
+                    (q, inside[rule.angles[a][inside].argmax()]),
+                ]
                 for border, node in ends:
                     free = low + 1e-9 < border < high - 1e-9
                     if free and density[node] > 1e-11 * density.max():
@@ -243,7 +248,10 @@ class AdaptiveIntegrator:
         rule = self.rule_for(lam, tol=tol)
         if extra:
             rule = self._make(
-                [e + extra if isinstance(e, int) else (e[0], tuple(n + extra for n in e[1])) for e in rule.key]
+                [
+                    e + extra if isinstance(e, int) else (e[0], tuple(n + extra for n in e[1]))
+                    for e in rule.key
+                ]
             )
         return self.integrator.evaluate(lam, rule, order=order), rule
 
@@ -261,7 +269,12 @@ class AdaptiveIntegrator:
             if warm is not None:
                 return warm
         nodes = np.prod([n / (1 + h) for n, h in zip(needed, self.half, strict=True)], dtype=float)
-        if max(needed) <= 96 and nodes <= MAX_NODES / 4 or max(needed) <= GLOBAL_LIMIT and nodes <= GLOBAL_NODES:
+        if (
+            (max(needed) <= 96
+            and nodes <= MAX_NODES / 4)
+            or (max(needed) <= GLOBAL_LIMIT
+            and nodes <= GLOBAL_NODES)
+        ):
             needed = [max(x, y) for x, y in zip(needed, self._needed(lam, tol), strict=True)]
             rule = self._make(self._settled(needed))
         else:
@@ -302,7 +315,9 @@ class AdaptiveIntegrator:
         for _ in range(200):
             found = self.integrator.evaluate(beta * lam, rule)
             if self._leaks(rule, found):
-                raise NotConvergedError("quadrature: mass left the panels while following lambda; use the sampler")
+                raise NotConvergedError(
+                    "quadrature: mass left the panels while following lambda; use the sampler"
+                )
             if beta == 1.0:
                 return self._localise(lam, rule, found, tol)
             # Between beta and beta' no mode grows by more than exp((beta' - beta)(max - mean)).

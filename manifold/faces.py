@@ -14,7 +14,7 @@ import torch
 
 from manifold.errors import InfeasibleMomentsError, NotConvergedError, TooLargeError
 from manifold.expressions import complex_pairs
-from manifold.fisher_rao import MaxEntFit, fit
+from manifold.fitting import MaxEntFit, fit
 from manifold.maxent import MaxEntFamily
 from manifold.moment_body import Certificate, ascend
 from manifold.monomials import Monomials
@@ -137,7 +137,9 @@ def _distinct(points: np.ndarray, radius: float, *, most: int = 65) -> list[int]
     return chosen
 
 
-def _torus(space: Space, monomials: Monomials, direction: np.ndarray, support: float, points: np.ndarray) -> Face:
+def _torus(
+    space: Space, monomials: Monomials, direction: np.ndarray, support: float, points: np.ndarray
+) -> Face:
     failure = NotConvergedError(
         "the moments lie on a face of the moment body that is neither a few points nor a torus of phases: "
         "it cannot be parametrised here"
@@ -273,7 +275,9 @@ def fit_on_face(family: MaxEntFamily, moments: np.ndarray, face: Face) -> FaceFi
 
 def _fit_points(family: MaxEntFamily, moments: np.ndarray, face: Face, error: float) -> FaceFit:
     """Maximum entropy on finitely many points: a small convex dual, by Newton."""
-    table = family.monomials.values(torch.as_tensor(face.points)).numpy()[:, face.free] / family.scale[face.free]
+    table = (
+        family.monomials.values(torch.as_tensor(face.points)).numpy()[:, face.free] / family.scale[face.free]
+    )
     target = moments[face.free] / family.scale[face.free]
     lam = np.zeros(table.shape[1])
     for _ in range(200):
@@ -289,7 +293,9 @@ def _fit_points(family: MaxEntFamily, moments: np.ndarray, face: Face, error: fl
         lam -= step / max(1.0, size)
     miss = float(np.abs(gradient).max())
     if miss > 1e-7:
-        raise NotConvergedError(f"maximum entropy on {len(table)} points of a face: moments missed by {miss:.1e}")
+        raise NotConvergedError(
+            f"maximum entropy on {len(table)} points of a face: moments missed by {miss:.1e}"
+        )
     entropy = float(-(weights * np.log(np.maximum(weights, 1e-300) * len(weights))).sum())
     return FaceFit(face, moments, None, weights, entropy, max(error, miss))
 

@@ -147,7 +147,9 @@ class Bilinear:
             values = (values[:, :, None] * factor[:, None, :]).reshape(len(keys), -1)
             column += axis.width
         waves = self._waves(axes, keys)
-        return np.vstack([values.real, values.imag[waves]]) if waves.any() else np.ascontiguousarray(values.real)
+        return (
+            np.vstack([values.real, values.imag[waves]]) if waves.any() else np.ascontiguousarray(values.real)
+        )
 
 
 class Integrator:

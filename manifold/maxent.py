@@ -80,7 +80,9 @@ class MaxEntFamily:
                 f"{space.name}: the uniform measure is not finite; use manifold.euclidean for densities there"
             )
         if not all(isinstance(f, Sphere) for f in space.factors):
-            raise InputError(f"{space.name}: no quadrature here, expected spheres and products; use the sampler")
+            raise InputError(
+                f"{space.name}: no quadrature here, expected spheres and products; use the sampler"
+            )
         self.space, self.monomials, self.seed = space, monomials, seed
         self._parts = [
             (index, AdaptiveIntegrator(terms, seed=seed)) for index, terms in components(monomials, space)
@@ -120,7 +122,9 @@ class MaxEntFamily:
         for j in range(len(self)):
             weights = np.zeros(0)
             if kept:
-                weights = np.linalg.lstsq(correlation[np.ix_(kept, kept)], correlation[kept, j], rcond=None)[0]
+                weights = np.linalg.lstsq(correlation[np.ix_(kept, kept)], correlation[kept, j], rcond=None)[
+                    0
+                ]
             left = correlation[j, j] - correlation[kept, j] @ weights
             if left > RANK_TOLERANCE:
                 kept.append(j)
@@ -261,7 +265,9 @@ def components(monomials: Monomials, space: Space) -> list[tuple[np.ndarray, Ter
     ends = np.cumsum([f.ambient for f in factors])
     matrix = np.eye(monomials.dimension) if monomials.coordinates is None else monomials.coordinates
     touched = (monomials.exponents > 0).astype(int) @ (np.abs(matrix) > 0).astype(int) > 0
-    uses = np.stack([touched[:, e - f.ambient : e].any(1) for f, e in zip(factors, ends, strict=True)], axis=1)
+    uses = np.stack(
+        [touched[:, e - f.ambient : e].any(1) for f, e in zip(factors, ends, strict=True)], axis=1
+    )
     groups: list[tuple[set[int], set[int]]] = []
     for i, row in enumerate(uses):
         members, places = {i}, set(np.flatnonzero(row).tolist())

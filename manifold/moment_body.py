@@ -159,7 +159,9 @@ def _support_pymanopt(space: Space, monomials: Monomials, direction: np.ndarray,
         if -outcome.cost > best:
             end = outcome.point
             best = -float(outcome.cost)
-            point = np.concatenate([np.ravel(x) for x in end]) if isinstance(space, Product) else np.asarray(end)
+            point = (
+                np.concatenate([np.ravel(x) for x in end]) if isinstance(space, Product) else np.asarray(end)
+            )
     return best, point
 
 
@@ -185,7 +187,9 @@ def separate(family, moments: np.ndarray, *, seed: int = 0, rounds: int = 300) -
     """
     keep = family.independent
     mean, covariance = family.uniform_moments
-    values, vectors = np.linalg.eigh(covariance[np.ix_(keep, keep)] / np.outer(family.scale[keep], family.scale[keep]))
+    values, vectors = np.linalg.eigh(
+        covariance[np.ix_(keep, keep)] / np.outer(family.scale[keep], family.scale[keep])
+    )
     whiten = (vectors / np.sqrt(values)) @ vectors.T / family.scale[keep]
     target = whiten @ (moments[keep] - mean[keep])
     generator = torch.Generator().manual_seed(seed)
@@ -223,7 +227,9 @@ def separate(family, moments: np.ndarray, *, seed: int = 0, rounds: int = 300) -
     return None
 
 
-def _certify(family, direction: np.ndarray, moments: np.ndarray, seed: int, points: Tensor) -> Certificate | None:
+def _certify(
+    family, direction: np.ndarray, moments: np.ndarray, seed: int, points: Tensor
+) -> Certificate | None:
     direction = direction / np.linalg.norm(direction)
     starts = 256
     support, where = support_function(
@@ -238,5 +244,7 @@ def _certify(family, direction: np.ndarray, moments: np.ndarray, seed: int, poin
 def _hull_weights(atoms: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Convex weights of the point of the hull nearest to the target (non-negative least squares)."""
     heavy = 1e3 * max(1.0, np.abs(atoms).max())
-    weights, _ = nnls(np.vstack([atoms.T, np.full(len(atoms), heavy)]), np.append(target, heavy), maxiter=50 * len(atoms))
+    weights, _ = nnls(
+        np.vstack([atoms.T, np.full(len(atoms), heavy)]), np.append(target, heavy), maxiter=50 * len(atoms)
+    )
     return weights / weights.sum()

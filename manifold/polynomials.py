@@ -159,7 +159,11 @@ def terms_of(monomials: Monomials, space: Space, *, polyspherical: bool) -> Term
         factors.append(blocks)
         offset += factor.ambient
     powers, coefficients, owner = expand(monomials, pairs, singles)
-    z, conj_z, single = powers[:, : len(pairs)], powers[:, len(pairs) : 2 * len(pairs)], powers[:, 2 * len(pairs) :]
+    z, conj_z, single = (
+        powers[:, : len(pairs)],
+        powers[:, len(pairs) : 2 * len(pairs)],
+        powers[:, 2 * len(pairs) :],
+    )
     axes, columns = [], []
     for blocks in factors:
         inner_degree, inner_dimension = 0, 0
@@ -235,9 +239,13 @@ def reduce_phases(vectors: np.ndarray) -> np.ndarray:
             factors = reduced[row, rank + 1 :] // reduced[row, rank]
             reduced[:, rank + 1 :] -= np.outer(reduced[:, rank], factors)
     reduced = reduced[:, :rank]
-    for i in range(rank - 2, -1, -1):  # shorter vectors need fewer nodes; later columns never touch earlier rows
+    for i in range(
+        rank - 2, -1, -1
+    ):  # shorter vectors need fewer nodes; later columns never touch earlier rows
         for j in range(i + 1, rank):
-            reduced[:, i] -= reduced[:, j] * round(reduced[:, i] @ reduced[:, j] / (reduced[:, j] @ reduced[:, j]))
+            reduced[:, i] -= reduced[:, j] * round(
+                reduced[:, i] @ reduced[:, j] / (reduced[:, j] @ reduced[:, j])
+            )
     direct = _strip(np.array(vectors, dtype=np.int64))
     reduced = _strip(reduced)
     if rank == vectors.shape[1] and math.prod(_span(direct)) < math.prod(_span(reduced)):

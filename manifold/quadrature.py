@@ -52,7 +52,9 @@ def gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.legendre.leggauss(nodes)
 
 
-def panel_rule(axis: Axis, panels: Panels, nodes: tuple[int, ...], half: bool) -> tuple[np.ndarray, np.ndarray]:
+def panel_rule(
+    axis: Axis, panels: Panels, nodes: tuple[int, ...], half: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre on a few intervals of an axis: for densities that live on a small part of it.
 
     Parameters

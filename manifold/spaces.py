@@ -350,12 +350,12 @@ class Product(Space):
         return PymanoptProduct([f.to_pymanopt() for f in self.factors])
 
 
-def Circle() -> Sphere:  # noqa: N802  (named like the classes beside it)
+def Circle() -> Sphere:
     """The unit circle in R^2."""
     return Sphere(1)
 
 
-def Torus(dimension: int) -> Space:  # noqa: N802
+def Torus(dimension: int) -> Space:
     """The flat torus of ``dimension`` unit circles, in ``R^(2 dimension)``: ``z_k = exp(i theta_k)``."""
     return Product(tuple(Sphere(1) for _ in range(dimension)))
 

@@ -43,7 +43,10 @@ def register(app: typer.Typer) -> None:
         unknown = sorted(set(chosen) - set(module.CASES))
         if unknown:
             raise InputError(f"--cases: expected {', '.join(module.CASES)}; got {', '.join(unknown)}")
-        say(f"plan: bench {name}, cases {', '.join(chosen)}{', quick' if quick else ''}, seed {seed}", quiet=quiet)
+        say(
+            f"plan: bench {name}, cases {', '.join(chosen)}{', quick' if quick else ''}, seed {seed}",
+            quiet=quiet,
+        )
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
@@ -70,5 +73,7 @@ def _table(rows: list[dict]) -> str:
             "-" if row[key] is None else format(row[key], form)
             for key, form in (("seconds", ".4g"), ("ratio", ".3g"), ("peak_mib", ".0f"))
         )
-        lines.append(f"{row['case']:<18} {row['tool']:<34} {seconds:>10} {ratio:>8} {memory:>7}  {row['error']}")
+        lines.append(
+            f"{row['case']:<18} {row['tool']:<34} {seconds:>10} {ratio:>8} {memory:>7}  {row['error']}"
+        )
     return "\n".join(lines)

@@ -34,7 +34,9 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.maxent import BASES, SYMBOLS, analyse_lift, fit_moments, lift_frequencies, to_dataset
+from analyses.lifts import BASES, SYMBOLS, lift_frequencies
+from analyses.maxent import analyse_lift, fit_moments
+from analyses.maxent_data import to_dataset
 from analyses.maxent_runs import add_trajectory, trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.runs import read_target
@@ -76,7 +78,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         moments: Annotated[
             str | None,
-            typer.Option(help="One number per monomial, separated by commas.", rich_help_panel="Given moments"),
+            typer.Option(
+                help="One number per monomial, separated by commas.", rich_help_panel="Given moments"
+            ),
         ] = None,
         method: Annotated[
             str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments")
@@ -95,11 +99,14 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint")
         ] = 12,
         step: Annotated[
-            int | None, typer.Option(help="Which step of a run (default: last).", rich_help_panel="Checkpoint")
+            int | None,
+            typer.Option(help="Which step of a run (default: last).", rich_help_panel="Checkpoint"),
         ] = None,
         all_steps: Annotated[
             bool,
-            typer.Option("--all-steps", help="Follow the run: lambda, entropy, gap.", rich_help_panel="Checkpoint"),
+            typer.Option(
+                "--all-steps", help="Follow the run: lambda, entropy, gap.", rich_help_panel="Checkpoint"
+            ),
         ] = False,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
@@ -130,7 +137,9 @@ def register(app: typer.Typer) -> None:
         output = {"out": out, "csv": csv, "json": json, "force": force, "quiet": quiet}
         if path is None:
             values = _numbers(moments)
-            say(f"plan: maximum entropy on {space}, {len(values)} moments, {method}, seed {seed}", quiet=quiet)
+            say(
+                f"plan: maximum entropy on {space}, {len(values)} moments, {method}, seed {seed}", quiet=quiet
+            )
             if dry_run:
                 return
             with progress_bar(quiet=quiet) as progress:
@@ -166,12 +175,22 @@ def _check(
     path: Path | None, space: str | None, monomials: str | None, moments: str | None, method: str, base: str,
     symbols: str,
 ) -> None:  # fmt: skip
-    given = [name for name, value in (("--space", space), ("--monomials", monomials), ("--moments", moments)) if value]
+    given = [
+        name
+        for name, value in (("--space", space), ("--monomials", monomials), ("--moments", moments))
+        if value
+    ]
     if path is not None and given:
         raise InputError(f"maxent: give a PATH, or {', '.join(given)}, not both")
     if path is None and len(given) < 3:
-        raise InputError("maxent: give a checkpoint or run, or all of --space, --monomials and --moments (see --help)")
-    for name, value, known in (("--method", method, METHODS), ("--base", base, BASES), ("--symbols", symbols, SYMBOLS)):
+        raise InputError(
+            "maxent: give a checkpoint or run, or all of --space, --monomials and --moments (see --help)"
+        )
+    for name, value, known in (
+        ("--method", method, METHODS),
+        ("--base", base, BASES),
+        ("--symbols", symbols, SYMBOLS),
+    ):
         if value not in known:
             raise InputError(f"{name}: expected {', '.join(known)}, got {value!r}")
 
@@ -202,18 +221,23 @@ def _of_path(
     if dry_run:
         return None
     with progress_bar(quiet=quiet) as progress:
-        fits, trajectory = [], []
-        for number, current in enumerate(steps):
+        trajectory: list[dict[str, Any]] = []
+        chosen_k: set[tuple[int, ...]] = set()
+        for current in reversed(steps):  # the last step says which frequencies are followed
             if all_steps:
                 network = chosen.network(run.read(current))
             a, b, c = (z.numpy() for z in network.coefficients())
-            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)[:frequencies]
+            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            if not trajectory:
+                chosen_k = {lift.k for lift in lifts[:frequencies]}
             found = []
-            for i, lift in enumerate(lifts):
-                progress(number * len(lifts) + i, len(steps) * len(lifts), f"step {current}, frequency {lift.k}")
+            for lift in (x for x in lifts if x.k in chosen_k):
+                done = len(trajectory) * len(chosen_k) + len(found)
+                progress(done, len(steps) * len(chosen_k), f"step {current}, frequency {lift.k}")
                 found.append(analyse_lift(lift, seed=seed, replicates=0 if all_steps else 6))
-            fits = found
             trajectory.append({"step": current, "fits": found})
+    trajectory.reverse()
+    fits = trajectory[-1]["fits"]
     document: dict[str, Any] = {
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
         "base": base, "symbols": symbols, "fits": fits,

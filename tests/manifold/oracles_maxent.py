@@ -38,7 +38,9 @@ def folland(exponents):
     if (k % 2).any():
         return 0.0
     d = len(k)
-    return float(np.exp(gammaln((k + 1) / 2).sum() - d * gammaln(0.5) + gammaln(d / 2) - gammaln((k.sum() + d) / 2)))
+    return float(
+        np.exp(gammaln((k + 1) / 2).sum() - d * gammaln(0.5) + gammaln(d / 2) - gammaln((k.sum() + d) / 2))
+    )
 
 
 def disjoint_cubes(lams):

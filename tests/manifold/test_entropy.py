@@ -22,7 +22,9 @@ def test_caps():
 @pytest.mark.parametrize("space", [Sphere(2), Sphere(5), Torus(2)], ids=lambda s: s.name)
 def test_uniform_entropy_is_zero(space):
     values = [
-        kozachenko_leonenko(space, space.uniform(400, generator=__import__("torch").Generator().manual_seed(s)).numpy())
+        kozachenko_leonenko(
+            space, space.uniform(400, generator=__import__("torch").Generator().manual_seed(s)).numpy()
+        )
         for s in range(6)
     ]
     assert np.mean([v.value for v in values]) == pytest.approx(0, abs=0.12)

@@ -6,7 +6,8 @@ from scipy.special import ive
 
 from manifold.errors import InfeasibleMomentsError, InputError, NotIntegrableError
 from manifold.expressions import parse_monomials
-from manifold.fisher_rao import FisherRaoManifold, fit
+from manifold.fisher_rao import FisherRaoManifold
+from manifold.fitting import fit
 from manifold.maxent import MaxEntFamily
 from manifold.monomials import Monomials
 from manifold.quadrature import product_rule
@@ -46,7 +47,9 @@ def test_von_mises_fisher(dimension, kappa):
 def test_von_mises_fisher_oblique(dimension):
     direction = np.random.default_rng(dimension).normal(size=dimension)
     direction /= np.linalg.norm(direction)
-    found = MaxEntFamily(Sphere(dimension - 1), Monomials(np.eye(dimension, dtype=int))).evaluate(8 * direction)
+    found = MaxEntFamily(Sphere(dimension - 1), Monomials(np.eye(dimension, dtype=int))).evaluate(
+        8 * direction
+    )
     log_z, mean = von_mises_fisher(8.0, dimension)
     assert found.log_partition == pytest.approx(log_z, abs=1e-10)
     np.testing.assert_allclose(found.mean, mean * direction, atol=1e-10)
@@ -165,7 +168,9 @@ def test_fisher_rao_manifold():
     manifold = FisherRaoManifold(family("S2", "x1;x2*x3"))
     a, b, v = np.array([0.5, 1.0]), np.array([1.0, -0.5]), np.array([0.3, 0.2])
     step = 1e-4
-    jacobian = np.array([(manifold.mean(a + step * e) - manifold.mean(a - step * e)) / (2 * step) for e in np.eye(2)])
+    jacobian = np.array(
+        [(manifold.mean(a + step * e) - manifold.mean(a - step * e)) / (2 * step) for e in np.eye(2)]
+    )
     np.testing.assert_allclose(manifold.metric(a), jacobian, atol=1e-8)
     gradient = manifold.euclidean_to_riemannian_gradient(a, np.array([1.0, 2.0]))
     assert manifold.inner_product(a, gradient, v) == pytest.approx(v @ [1.0, 2.0])

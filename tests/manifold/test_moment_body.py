@@ -5,7 +5,7 @@ import torch
 from manifold.errors import InfeasibleMomentsError
 from manifold.expressions import parse_monomials
 from manifold.faces import FaceFit, exposed_face, fit_anywhere, integer_kernel
-from manifold.fisher_rao import fit
+from manifold.fitting import fit
 from manifold.linear_forms import LinearForm
 from manifold.maxent import MaxEntFamily
 from manifold.moment_body import separate, support_function
@@ -128,7 +128,9 @@ def test_torus_face_of_the_cubic():
     from scipy.optimize import brentq
     from scipy.special import ive
 
-    expected = [brentq(lambda k, r=r: ive(1, k) / ive(0, k) - r, 0, 9) / TOP for r in (0.02 / TOP, 0.05 / TOP)]
+    expected = [
+        brentq(lambda k, r=r: ive(1, k) / ive(0, k) - r, 0, 9) / TOP for r in (0.02 / TOP, 0.05 / TOP)
+    ]
     np.testing.assert_allclose(found.fit.lam, expected, rtol=1e-8)
     with pytest.raises(InfeasibleMomentsError):
         fit_anywhere(tested, [TOP * (1 + 1e-5), 0.0, 0.02, 0.05])

@@ -7,7 +7,8 @@ from manifold.errors import NotConvergedError
 from manifold.expressions import parse_monomials
 from manifold.maxent import MaxEntFamily
 from manifold.monomials import Monomials
-from manifold.sampling import TemperedSampler, draw, fit_by_sampling, split_rhat
+from manifold.sampled_fits import fit_by_sampling
+from manifold.sampling import TemperedSampler, draw, split_rhat
 from manifold.spaces import Product, SpecialOrthogonal, Sphere, Stiefel, Torus, parse_space
 
 from .oracles_maxent import cubic_sphere, disjoint_cube_moments, disjoint_cubes, von_mises_fisher
