@@ -38,8 +38,9 @@ def run(*, quick: bool, cases: list[str], seed: int, progress: Progress = silent
     Returns
     -------
     list of dict
-        Rows of the contract. ``error`` of a tool is the largest ``|E r - rho|`` in standard deviations of r at the lambda
-        it found, by our quadrature. The Monte-Carlo error falls as the root of the number of points: the row
+        Rows of the contract. ``error`` of a tool is the largest ``|E r - rho|`` in standard
+        deviations of r at the lambda it found, by our quadrature. The Monte-Carlo error falls as the
+        root of the number of points: the row
         "projected to 1e-6" is the measured time times (error / 1e-6)^2, a projection, not a measurement.
     """
     rows: list[dict[str, Any]] = []

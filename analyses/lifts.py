@@ -42,13 +42,14 @@ class Lift:
 
 
 def lift_frequencies(
-    group: FiniteAbelianGroup, a: np.ndarray, b: np.ndarray, c: np.ndarray, *, base: str, symbols: str = "target",
-    weights: np.ndarray | None = None,
+    group: FiniteAbelianGroup, a: np.ndarray, b: np.ndarray, c: np.ndarray, *, base: str,
+    symbols: str = "target", weights: np.ndarray | None = None,
 ) -> list[Lift]:  # fmt: skip
     """Project a network's measure to a compact space per conjugate pair of frequencies.
 
     The potentials are homogeneous of degree three, so ``rho_r = integral r(z/|z|) |z|^3 dmu``: a neuron
-    counts with ``|z|^3`` (on the torus of phases with ``|z_a z_b z_c|``). Dead neurons carry no mass and drop out.
+    counts with ``|z|^3`` (on the torus of phases with ``|z_a z_b z_c|``). Dead neurons carry no mass and
+    drop out.
 
     Parameters
     ----------
@@ -57,8 +58,8 @@ def lift_frequencies(
         Fourier coefficients z_ak, z_bk, z_ck of the canonical weights.
     base : {"frequency-sphere", "torus", "sphere"}
     symbols : {"target", "all"}
-        ``target``: Re and Im of ``z_ak z_bk z_ck``; ``all``: every cubic monomial of the loss that lives on this
-        frequency alone.
+        ``target``: Re and Im of ``z_ak z_bk z_ck``; ``all``: every cubic monomial of the loss that lives on
+        this frequency alone.
     weights : ndarray, shape (q,), optional
 
     Returns

@@ -42,6 +42,11 @@ def fit_moments(
     Returns
     -------
     dict
+
+    Raises
+    ------
+    InputError
+        If there is not one moment per monomial.
     """
     place = parse_space(space)
     functions = parse_monomials(monomials, place)
@@ -85,8 +90,9 @@ def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Mon
         )
         return base | {
             "lambda": fit.lam, "lambda_error": fit.lambda_error, "log_partition": fit.samples.log_partition,
-            "entropy": fit.entropy, "entropy_riemannian": fit.entropy + log_volume, "fisher_rank": len(fit.lam),
-            "dimension": len(fit.lam), "face": None, "moment_error": fit.moment_error,
+            "entropy": fit.entropy, "entropy_riemannian": fit.entropy + log_volume,
+            "fisher_rank": len(fit.lam), "dimension": len(fit.lam), "face": None,
+            "moment_error": fit.moment_error,
             "condition": float(values[-1] / max(values[0], 1e-300)), "converged": True,
             "reason": "the moments are matched to Monte-Carlo error", "method": "sampling",
             "diagnostics": fit.samples.diagnostics(),
@@ -98,7 +104,7 @@ def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Mon
         "dimension": inner.dimension if inner else 0, "face": face_document(face, monomials, fit),
         "moment_error": fit.moment_error, "condition": inner.condition if inner else 1.0, "converged": True,
         "reason": "the moments lie on the boundary of the moment body: every measure that has them lives on "
-        "the face, so entropy against the whole space is minus infinity and lambda is infinite along the direction",
+        "the face: entropy against the whole space is minus infinity, lambda infinite along the direction",
         "method": "face", "diagnostics": inner.diagnostics if inner else {},
     }  # fmt: skip
 
@@ -117,7 +123,6 @@ def face_document(face: Face, monomials: Monomials, fit: FaceFit | None = None) 
     return document
 
 
-
 def analyse_lift(
     lift: Lift, *, seed: int = 0, replicates: int = 6, progress: Progress = silent
 ) -> dict[str, Any]:
@@ -128,7 +133,8 @@ def analyse_lift(
     lift : Lift
     seed : int
     replicates : int
-        Simulated data sets for the bias of the entropy estimate; 0 leaves out the bias and the fit on the face.
+        Simulated data sets for the bias of the entropy estimate; 0 leaves out the bias and the
+        fit on the face.
     progress : Progress
 
     Returns
@@ -209,9 +215,11 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
     found = kozachenko_leonenko(lift.space, lift.points, lift.weights)
     dimension = intrinsic_dimension(lift.space, lift.points, lift.weights)
     document: dict[str, Any] = {
-        "empirical_entropy": found.value, "entropy_neighbours": found.neighbours, "distinct_points": found.distinct,
+        "empirical_entropy": found.value, "entropy_neighbours": found.neighbours,
+        "distinct_points": found.distinct,
         "intrinsic_dimension": dimension.value, "intrinsic_dimension_error": dimension.standard_error,
-        "entropy_bias": None, "entropy_bias_error": None, "entropy_gap": None, "entropy_gap_error": None, "singular": None,
+        "entropy_bias": None, "entropy_bias_error": None, "entropy_gap": None,
+        "entropy_gap_error": None, "singular": None,
     }  # fmt: skip
     if math.isfinite(dimension.value) and found.effective >= 20:
         document["singular"] = dimension.value + 2 * dimension.standard_error < lift.space.dimension

@@ -38,7 +38,8 @@ def to_dataset(document: dict[str, Any]) -> xr.Dataset:
     )
     units = {
         "entropy": "nats, against the uniform probability measure", "log_partition": "nats",
-        "moment_error": "uniform standard deviations", "condition": "1", "fisher_rank": "1", "boundary_ratio": "1",
+        "moment_error": "uniform standard deviations", "condition": "1", "fisher_rank": "1",
+        "boundary_ratio": "1",
         "empirical_entropy": "nats, Kozachenko-Leonenko, bias not removed", "entropy_bias": "nats",
         "entropy_gap": "nats, bias removed", "mass": "1", "intrinsic_dimension": "1",
     }  # fmt: skip
@@ -61,7 +62,8 @@ def _with_neurons(study: xr.Dataset, fits: list[dict[str, Any]]) -> xr.Dataset:
         if len(f["neuron_phases"]):
             phases[i, : len(f["neuron_phases"])] = f["neuron_phases"]
     study["neuron_phase"] = (
-        ("fit", "neuron", "layer"), phases, {"units": "rad", "definition": "phases of z_a, z_b, z_c of heavy neurons"}
+        ("fit", "neuron", "layer"), phases,
+        {"units": "rad", "definition": "phases of z_a, z_b, z_c of heavy neurons"},
     )  # fmt: skip
     study["neuron_weight"] = (("fit", "neuron"), weights, {"units": "1", "definition": "share of |z|^3"})
     return study.assign_coords(layer=["a", "b", "c"])

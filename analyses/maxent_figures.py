@@ -45,8 +45,10 @@ def frequency_figure(study: xr.Dataset) -> Figure:
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.plot(places, study["entropy"], "o", color=BLUE, label="maximum entropy $h(\\mu^*)$")
-    corrected = study["empirical_entropy"] - study["entropy_bias"].fillna(0)
-    left.plot(places, corrected, "s", mfc="white", color=ORANGE, label="neurons $h(\\mu)$, bias removed")
+    known = bool(study["entropy_bias"].notnull().all())
+    empirical = study["empirical_entropy"] - (study["entropy_bias"] if known else 0)
+    label = "neurons $h(\\mu)$, bias " + ("removed" if known else "not removed")
+    left.plot(places, empirical, "s", mfc="white", color=ORANGE, label=label)
     left.set_ylabel("entropy [nats, uniform = 0]")
     low, high = left.get_ylim()
     left.set_ylim(low, max(high, 0) + 0.28 * (max(high, 0) - low))
@@ -73,12 +75,14 @@ def torus_figure(study: xr.Dataset, *, most: int = 4) -> Figure:
     figure = Figure(figsize=(2.5 * count + 0.9, 2.9), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False, sharey=True)[0]
     turn = np.pi
+    sums = study["neuron_phase"][:count].sum("layer", skipna=False).values
+    worst = max(0.02, float(np.nanmax(np.abs(np.angle(np.exp(1j * sums))))) / turn)
     for i, panel in enumerate(axes):
         phases, weights = study["neuron_phase"][i].values, study["neuron_weight"][i].values
         off = np.angle(np.exp(1j * phases.sum(1)))
         shown = panel.scatter(
             phases[:, 0] / turn, phases[:, 1] / turn, s=25 + 260 * weights / np.nanmax(weights), c=off / turn,
-            cmap="twilight_shifted", vmin=-1, vmax=1, edgecolor="0.25", linewidth=0.6,
+            cmap="coolwarm", vmin=-worst, vmax=worst, edgecolor="0.25", linewidth=0.6,
         )  # fmt: skip
         panel.set(
             xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 GLOSSARY = {
-    "entropy": "Entropy is counted against the uniform measure: 0 is total ignorance, each lost nat divides the "
-    "effective volume by e.",
+    "entropy": "Entropy is counted against the uniform measure: 0 is total ignorance, each lost nat divides "
+    "the effective volume by e.",
     "gap": "The entropy gap is h(mu*) - h(mu) = KL(mu || mu*): what the network knows beyond these symbols.",
-    "singular": "Singular: the neurons fill a set of lower dimension than the space, so their true entropy is minus "
-    "infinity and the finite gap only measures it at the resolution of the sample.",
-    "face": "Face: moments on the boundary of what any measure can have force all mass onto the set where their "
-    "combination is largest (for z_a z_b z_c: equal moduli and aligned phases, a two-torus).",
+    "singular": "Singular: the neurons fill a set of lower dimension than the space, so their true entropy "
+    "is minus infinity and the finite gap only measures it at the resolution of the sample.",
+    "face": "Face: moments on the boundary of what any measure can have force all mass onto the set where "
+    "their combination is largest (for z_a z_b z_c: equal moduli and aligned phases, a two-torus).",
     "dimension": "Dimension: rank of the Fisher information, the number of independent symbols.",
 }
 
@@ -32,11 +32,12 @@ def summary_of_moments(document: dict[str, Any]) -> str:
         lines.append(f"  {name:<32} moment {rho:>12.6g}   lambda {_number(lam, '>14.8g')}")
     face = document["face"]
     if face is None:
-        lines.append(f"log partition {document['log_partition']:.10g}, entropy {document['entropy']:.10g} nats, "
-                     f"dimension {document['dimension']}, condition {document['condition']:.3g}")  # fmt: skip
+        lines.append(f"log partition {document['log_partition']:.10g}, entropy "
+                     f"{document['entropy']:.10g} nats, dimension {document['dimension']}, "
+                     f"condition {document['condition']:.3g}")  # fmt: skip
     else:
-        lines.append(f"on a face of dimension {face['dimension']} ({face['kind']}): singular, entropy on the face "
-                     f"{_number(face.get('entropy'))} nats")  # fmt: skip
+        lines.append(f"on a face of dimension {face['dimension']} ({face['kind']}): singular, entropy on "
+                     f"the face {_number(face.get('entropy'))} nats")  # fmt: skip
         lines.append(GLOSSARY["face"])
     for sentence in document["diagnostics"].get("dependent", []):
         lines.append(f"dependent: {sentence}")
@@ -46,18 +47,19 @@ def summary_of_moments(document: dict[str, Any]) -> str:
 
 def summary_of_fits(document: dict[str, Any]) -> str:
     """A table for the terminal about the frequencies of a network."""
-    head = (f"{'frequency':>10} {'neurons':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} {'empirical':>10} "
-            f"{'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
+    head = (f"{'frequency':>10} {'neurons':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} "
+            f"{'empirical':>10} {'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
     lines = [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
     for fit in document["fits"]:
         lam = fit["lambda"]
         size = None if lam is None or any(v is None for v in lam) else sum(v * v for v in lam) ** 0.5
         singular = {True: "yes", False: "no", None: "too few neurons"}[fit.get("singular")]
         lines.append(
-            f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['neurons']:>8} {fit['boundary_ratio']:>9.5f} "
-            f"{_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
+            f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['neurons']:>8} "
+            f"{fit['boundary_ratio']:>9.5f} {_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
             f"{_number(fit.get('empirical_entropy'), '.3f'):>10} {_gap(fit):>14} "
-            f"{_number(fit['dimension'], 'd'):>5} {_number(fit.get('intrinsic_dimension'), '.2f'):>6} {singular}"
+            f"{_number(fit['dimension'], 'd'):>5} "
+            f"{_number(fit.get('intrinsic_dimension'), '.2f'):>6} {singular}"
         )
         if not fit["converged"]:
             lines.append(f"           not fitted: {fit['reason']}")

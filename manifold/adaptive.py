@@ -243,8 +243,6 @@ class AdaptiveIntegrator:
         ``extra`` more nodes per axis give a second rule that shares no node with the first: agreement of
         the two measures the quadrature error.
         """
-        if not self.axes:
-            raise AssertionError("functions without any axis are constants and must be removed before")
         rule = self.rule_for(lam, tol=tol)
         if extra:
             rule = self._make(
@@ -269,11 +267,8 @@ class AdaptiveIntegrator:
             if warm is not None:
                 return warm
         nodes = np.prod([n / (1 + h) for n, h in zip(needed, self.half, strict=True)], dtype=float)
-        if (
-            (max(needed) <= 96
-            and nodes <= MAX_NODES / 4)
-            or (max(needed) <= GLOBAL_LIMIT
-            and nodes <= GLOBAL_NODES)
+        if (max(needed) <= 96 and nodes <= MAX_NODES / 4) or (
+            max(needed) <= GLOBAL_LIMIT and nodes <= GLOBAL_NODES
         ):
             needed = [max(x, y) for x, y in zip(needed, self._needed(lam, tol), strict=True)]
             rule = self._make(self._settled(needed))

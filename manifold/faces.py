@@ -260,7 +260,7 @@ def fit_on_face(family: MaxEntFamily, moments: np.ndarray, face: Face) -> FaceFi
     Raises
     ------
     NotConvergedError, InfeasibleMomentsError
-        As `fit`.
+        As `fit`, within the face.
     """
     moments = np.asarray(moments, float)
     fixed = ~np.isnan(face.constants)
@@ -274,7 +274,13 @@ def fit_on_face(family: MaxEntFamily, moments: np.ndarray, face: Face) -> FaceFi
 
 
 def _fit_points(family: MaxEntFamily, moments: np.ndarray, face: Face, error: float) -> FaceFit:
-    """Maximum entropy on finitely many points: a small convex dual, by Newton."""
+    """Maximum entropy on finitely many points: a small convex dual, by Newton.
+
+    Raises
+    ------
+    NotConvergedError
+        If the moments are missed.
+    """
     table = (
         family.monomials.values(torch.as_tensor(face.points)).numpy()[:, face.free] / family.scale[face.free]
     )
@@ -316,8 +322,10 @@ def fit_anywhere(family: MaxEntFamily, moments: np.ndarray, **options) -> MaxEnt
 
     Raises
     ------
-    InfeasibleMomentsError, NotConvergedError, TooLargeError
+    NotConvergedError
         As `fit` and `exposed_face`.
+    TooLargeError
+        As `fit`.
     """
     try:
         return fit(family, moments, **options)
@@ -329,7 +337,15 @@ def fit_anywhere(family: MaxEntFamily, moments: np.ndarray, **options) -> MaxEnt
 
 
 def touching_face(family: MaxEntFamily, moments: np.ndarray, direction: np.ndarray | None) -> Face | None:
-    """The face that moments lie on, from the direction in which lambda ran away; None if they do not."""
+    """The face that moments lie on, from the direction in which lambda ran away; None if they do not.
+
+    Raises
+    ------
+    InfeasibleMomentsError
+        If that direction separates them.
+    NotConvergedError
+        If the face could not be parametrised.
+    """
     if direction is None or not np.abs(direction).max() > 0:
         return None
     scaled = direction * family.scale

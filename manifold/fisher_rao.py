@@ -9,12 +9,12 @@ from manifold.maxent import FINE, MaxEntFamily
 
 
 class FisherRaoManifold(RiemannianSubmanifold):
-    """``{mu_lambda}`` in natural coordinates, independent monomials only, metric ``Cov_lambda(r)``, for pymanopt.
+    """``{mu_lambda}`` in natural coordinates (independent monomials), metric ``Cov_lambda(r)``, for pymanopt.
 
     The connection is the exponential one: e-geodesics are straight lines in lambda, parallel transport is
     the identity, and the Hessian of the dual ``A(lambda) - lambda . rho`` is the metric itself, hence the
-    identity operator. The Riemannian gradient is the natural gradient ``Cov^{-1} grad``: nothing changes when a
-    monomial is rescaled, while Euclidean descent slows down with the condition number.
+    identity operator. The Riemannian gradient is the natural gradient ``Cov^{-1} grad``: nothing
+    changes when a monomial is rescaled, while Euclidean descent slows down with the condition number.
 
     Parameters
     ----------

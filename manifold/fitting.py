@@ -114,6 +114,8 @@ def fit(
         ``u . rho > h(u) = max u . r``).
     NotConvergedError
         If the iteration limit came first; ``partial`` is the unfinished fit.
+    TooLargeError
+        If a density on the way needs too many quadrature nodes.
     """
     moments = np.atleast_1d(np.asarray(moments, dtype=float))
     if moments.shape != (len(family),):
@@ -145,7 +147,13 @@ def fit(
 
 
 def _check_dependent(family: MaxEntFamily, moments: np.ndarray) -> None:
-    """Dependent monomials must have the moments that the others dictate."""
+    """Dependent monomials must have the moments that the others dictate.
+
+    Raises
+    ------
+    InfeasibleMomentsError
+        If they have not, with an exact certificate.
+    """
     for dependency in family.dependencies:
         gap = moments[dependency.index] - dependency.constant - dependency.coefficients @ moments
         unit = family.scale[dependency.index] + np.abs(dependency.coefficients) @ np.abs(moments)
@@ -158,7 +166,7 @@ def _check_dependent(family: MaxEntFamily, moments: np.ndarray) -> None:
                 direction / size, float(direction @ moments / size), support, None, 0, True
             )
             raise InfeasibleMomentsError(
-                f"moments: {dependency.sentence} everywhere on {family.space.name}, but the given moments miss "
+                f"moments: {dependency.sentence} everywhere on {family.space.name}, but the moments miss "
                 f"this by {gap:.3g}; {certificate.sentence(family.monomials.names)}",
                 certificate,
             )
@@ -185,7 +193,13 @@ class _Dual:
         return found.log_partition, found.mean[keep], covariance, found.marginals
 
     def refuse_if_infeasible(self) -> None:
-        """Raise with a verified separating direction if there is one."""
+        """Raise with a verified separating direction if there is one.
+
+        Raises
+        ------
+        InfeasibleMomentsError
+            If there is one.
+        """
         if self.checked:
             return
         self.checked = True
@@ -205,7 +219,13 @@ class _Dual:
         return self.touching
 
     def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
-        """Damped Newton on coarse rules until the decrement is small."""
+        """Damped Newton on coarse rules until the decrement is small.
+
+        Raises
+        ------
+        NotConvergedError
+            If lambda grows without bound.
+        """
         value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
         cost = value - point @ self.target
         for step in range(1, limit + 1):
@@ -220,8 +240,8 @@ class _Dual:
                 self.refuse_if_infeasible()
             if size > RUNAWAY or (size > 1e3 and self.touches(point)):
                 raise NotConvergedError(
-                    "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of the "
-                    "moment body (a measure on a face has them)"
+                    "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
+                    "the moment body (a measure on a face has them)"
                 )
             length = min(1.0, 2.0 / decrement)
             while True:

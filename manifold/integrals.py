@@ -137,7 +137,7 @@ class Bilinear:
         return found[0], found[1]
 
     def table(self, side: str, angles: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Values of the outer or inner real functions at the product of the nodes, shape (functions, nodes)."""
+        """Outer or inner real functions at the product of the nodes, shape (functions, nodes)."""
         axes, keys = (self.outer, self.outer_keys) if side == "outer" else (self.inner, self.inner_keys)
         values, column = np.ones((len(keys), 1)), 0
         for a in axes:

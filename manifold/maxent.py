@@ -90,8 +90,8 @@ class MaxEntFamily:
         deepest = max((len(part.axes) for _, part in self._parts), default=0)
         if deepest > MAX_AXES:
             raise InputError(
-                f"{space.name}: these monomials couple {deepest} polar axes, quadrature takes at most {MAX_AXES}; "
-                "use the sampler"
+                f"{space.name}: these monomials couple {deepest} polar axes, quadrature takes at most "
+                f"{MAX_AXES}; use the sampler"
             )
         self._memory: dict = {}
         if not self.independent.size:

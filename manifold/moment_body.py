@@ -54,8 +54,8 @@ class Certificate:
         words = " ".join(f"{self.direction[i]:+.4g}*{names[i]}" for i in big)
         how = "exactly" if self.exact else f"largest value found by {self.starts} searches"
         return (
-            f"infeasible moments: in the direction u = {words} they have u.rho = {self.value:.10g}, but no measure "
-            f"exceeds h(u) = {self.support:.10g} ({how})"
+            f"infeasible moments: in the direction u = {words} they have u.rho = {self.value:.10g}, but no "
+            f"measure exceeds h(u) = {self.support:.10g} ({how})"
         )
 
 

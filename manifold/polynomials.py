@@ -81,7 +81,7 @@ class Terms:
         return np.array([a.column for a in self.axes if not a.block], dtype=int)
 
     def canonical(self) -> Terms:
-        """Equal terms merged, phase vectors with a positive leading entry (Re z = Re conj z), zeros dropped."""
+        """Equal terms merged, phase vectors led by a positive entry (Re z = Re conj z), zeros dropped."""
         keys, coefficients = self.keys.copy(), self.coefficients.copy()
         phases = keys[:, self.phase_columns]
         if phases.size:

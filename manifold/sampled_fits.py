@@ -43,7 +43,8 @@ class SampledFit:
 
 def fit_by_sampling(
     space: Space, monomials: Monomials, moments: np.ndarray, *, columns: int = 48, seed: int = 0,
-    rounds: int = 24, sweeps: int = 12, tol: float = 0.02, device: str = "cpu", report: Callable | None = None,
+    rounds: int = 24, sweeps: int = 12, tol: float = 0.02, device: str = "cpu",
+    report: Callable | None = None,
 ) -> SampledFit:  # fmt: skip
     """Natural gradient with persistent tempered chains and averaged iterates.
 
@@ -118,8 +119,8 @@ def fit_by_sampling(
     if not samples.converged:
         worst = int(samples.rhat.argmax())
         raise NotConvergedError(
-            f"sampler: chains do not mix, split R-hat of {monomials.names[worst]} is {samples.rhat[worst]:.3f} "
-            f"(limit {RHAT_LIMIT}); modes compete: raise the sweeps", fit
+            f"sampler: chains do not mix, split R-hat of {monomials.names[worst]} is "
+            f"{samples.rhat[worst]:.3f} (limit {RHAT_LIMIT}); modes compete: raise the sweeps", fit
         )  # fmt: skip
     if fit.moment_error > max(tol, 5 * float((samples.standard_error / deviation).max())):
         raise NotConvergedError(f"sampler: moments missed by {fit.moment_error:.3f} standard deviations", fit)

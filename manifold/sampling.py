@@ -114,7 +114,7 @@ class TemperedSampler:
     # --- moves ------------------------------------------------------------------------------------
 
     def move(self, points: Tensor, lam: Tensor, beta: Tensor, log_step: Tensor) -> tuple[Tensor, Tensor]:
-        """One HMC step of every chain (beta and log_step per chain); new points and acceptance probabilities."""
+        """One HMC step of every chain (own beta and step); new points and acceptance probabilities."""
         step = (log_step.exp() * (0.7 + 0.6 * self._uniform(len(points))))[:, None]
         scale = beta[:, None]
 
@@ -166,7 +166,7 @@ class TemperedSampler:
             steps.append(log_step[:1])
             if len(betas) > most:
                 raise NotConvergedError(
-                    f"sampler: more than {most} temperatures between uniform and this density; it is too concentrated"
+                    f"sampler: more than {most} temperatures between uniform and this one: too concentrated"
                 )
         self.betas = torch.tensor(betas, dtype=torch.float64, device=self.device)
         self.log_step = torch.cat(steps)
@@ -241,25 +241,23 @@ class TemperedSampler:
         effective = np.minimum(np.diag(covariance) / np.maximum(error**2, 1e-300), len(flat))
         log_z, log_z_error = self._log_partition(energies)
         return Samples(
-            self.points[-1].cpu().numpy().copy(), mean, error, covariance, log_z, log_z_error, rhat, effective,
-            self.betas.cpu().numpy(), swaps[:, 0] / np.maximum(swaps[:, 1], 1), self.acceptance, sweeps,
+            self.points[-1].cpu().numpy().copy(), mean, error, covariance, log_z, log_z_error, rhat,
+            effective, self.betas.cpu().numpy(), swaps[:, 0] / np.maximum(swaps[:, 1], 1),
+            self.acceptance, sweeps,
         )  # fmt: skip
 
     def _log_partition(self, energies: np.ndarray) -> tuple[float, float]:
         """Bridge sampling between neighbours; jackknife over columns for the error."""
         betas, columns = self.betas.cpu().numpy(), energies.shape[2]
         groups = np.array_split(np.arange(columns), min(24, columns))
-        total = sum(
-            _bridge(energies[:, r], energies[:, r + 1], betas[r + 1] - betas[r])
-            for r in range(len(betas) - 1)
-        )
-        partial = np.array([
-            sum(
-                _bridge(np.delete(energies[:, r], g, 1), np.delete(energies[:, r + 1], g, 1), betas[r + 1] - betas[r])
-                for r in range(len(betas) - 1)
-            )
-            for g in groups
-        ])  # fmt: skip
+        steps = np.diff(betas)
+
+        def chain(keep: np.ndarray) -> float:
+            pairs = zip(range(len(steps)), steps, strict=True)
+            return sum(_bridge(energies[:, r, keep], energies[:, r + 1, keep], step) for r, step in pairs)
+
+        total = chain(np.arange(columns))
+        partial = np.array([chain(np.setdiff1d(np.arange(columns), g)) for g in groups])
         n = len(groups)
         return float(total), float(np.sqrt((n - 1) / n * ((partial - partial.mean()) ** 2).sum()))
 
@@ -281,7 +279,7 @@ def _next_beta(energy: Tensor, beta: float, overlap: float) -> float:
 
 
 def _bridge(cold: np.ndarray, hot: np.ndarray, step: float) -> float:
-    """``log Z(beta + step) - log Z(beta)`` from energies at both (Bennett's acceptance ratio, equal counts)."""
+    """``log Z(beta + step) - log Z(beta)`` from energies at both (Bennett's acceptance ratio)."""
     forward, backward = step * cold.ravel(), -step * hot.ravel()
     ratio = 0.0
     for _ in range(60):
@@ -306,7 +304,7 @@ def split_rhat(records: np.ndarray) -> np.ndarray:
 def draw(
     space: Space, monomials: Monomials, lam: np.ndarray, count: int, *, seed: int = 0, moves: int = 40
 ) -> np.ndarray:
-    """``count`` points of ``exp(lambda . r)``, shape (count, ambient): annealed from uniform, then moved by HMC.
+    """``count`` points of ``exp(lambda . r)``, shape (count, ambient): annealed from uniform, then HMC.
 
     The annealing carries the competing modes in their right shares up to its Monte-Carlo error (it resamples
     among ``max(count, 256)`` points); the moves at the end make the points nearly independent.

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Time and accuracy of our solvers against other tools; ratio = their time over ours."""
+        """Time and accuracy of our solvers against other tools; ratio = their time over ours."""  # noqa: DOC501 - the command line prints errors
         if name not in BENCHES:
             raise InputError(f"bench: expected {', '.join(BENCHES)}, got {name!r}")
         module = importlib.import_module(BENCHES[name])

@@ -46,8 +46,9 @@ from manifold.errors import InputError
 METHODS = ("newton", "trust-regions", "sampling")
 EPILOG = """
 Spaces: S<d> sphere, T<d> torus of d circles, products such as S2xS1. Coordinates: x1, x2, .. real;
-z1 = x1 + i x2, z2 = x3 + i x4, .. complex (on a torus z_k = exp(i theta_k)). A monomial is a product of powers,
-x1^2*x2, or the real or imaginary part of a complex product, Re(z1*z2*conj(z3)); several are separated by ';'.
+z1 = x1 + i x2, z2 = x3 + i x4, .. complex (on a torus z_k = exp(i theta_k)). A monomial is a product of
+powers, x1^2*x2, or the real or imaginary part of a complex product, Re(z1*z2*conj(z3)); several are
+separated by ';'.
 
 Examples:
 
@@ -129,8 +130,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """The measure of largest entropy among all with the same potentials (symbols).
 
-        It has density exp(lambda . r) / Z against the uniform probability measure. Entropies are in nats, at most 0;
-        the entropy gap of a network is its Kullback-Leibler distance from that measure.
+        It has density exp(lambda . r) / Z against the uniform probability measure. Entropies are in nats,
+        at most 0; the entropy gap of a network is its Kullback-Leibler distance from that measure.
         """
         check_outputs(out, report, force=force)
         _check(path, space, monomials, moments, method, base, symbols)
@@ -151,8 +152,8 @@ def register(app: typer.Typer) -> None:
                 "output_scale": output_scale, "elements": elements,
             }  # fmt: skip
             document = _of_path(
-                path, options, step=step, all_steps=all_steps, step_pattern=step_pattern, base=base, symbols=symbols,
-                frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
+                path, options, step=step, all_steps=all_steps, step_pattern=step_pattern, base=base,
+                symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
             )  # fmt: skip
             if document is None:
                 return
@@ -204,8 +205,8 @@ def _numbers(text: str) -> list[float]:
 
 
 def _of_path(
-    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, step_pattern: str | None, base: str,
-    symbols: str, frequencies: int, seed: int, quiet: bool, dry_run: bool,
+    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, step_pattern: str | None,
+    base: str, symbols: str, frequencies: int, seed: int, quiet: bool, dry_run: bool,
 ) -> dict[str, Any] | None:  # fmt: skip
     checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
     if all_steps and (run is None or not path.is_dir()):
@@ -214,8 +215,8 @@ def _of_path(
     network = chosen.network(checkpoint)
     steps = list(run.steps) if all_steps else [checkpoint.step]
     say(
-        f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, symbols {symbols}, at most "
-        f"{frequencies} frequencies, seed {seed}",
+        f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, "
+        f"symbols {symbols}, at most {frequencies} frequencies, seed {seed}",
         quiet=quiet,
     )
     if dry_run:

@@ -25,8 +25,8 @@ def test_contract_of_given_moments():
     result = run("--space", "S5", "--monomials", CUBIC, "--moments", "0.1", "--json", "--quiet")
     document = json.loads(result.stdout)
     keys = (
-        "space monomials moments lambda log_partition entropy entropy_riemannian reference fisher_rank dimension "
-        "face moment_error condition converged reason method diagnostics"
+        "space monomials moments lambda log_partition entropy entropy_riemannian reference fisher_rank "
+        "dimension face moment_error condition converged reason method diagnostics"
     )
     assert set(keys.split()) <= set(document)
     assert document["reference"] == "uniform"
@@ -96,7 +96,7 @@ def test_neurons_of_a_circuit():
     document = analyse_lift(lifts[0], replicates=4)
     assert 0.95 < document["boundary_ratio"] < 1
     assert document["dimension"] == 2
-    # Nothing but the target is imposed, so the neurons are the maximum-entropy law up to their number's noise.
+    # Nothing but the target is imposed, so the neurons follow the maximum-entropy law up to noise.
     assert abs(document["entropy_gap"]) < 4 * document["entropy_gap_error"] + 0.5
     figures = maxent_figures(to_dataset({"fits": [document]}))
     assert set(figures) == {"Entropy and distance to the face", "Neurons on the torus of phases"}

@@ -23,7 +23,7 @@ def family(space, monomials):
 
 
 def planted(space_name, seed, excess):
-    """Moments with u.rho = h(u) (1 + excess) for a random u, on the ray from the uniform mean to r(maximiser)."""
+    """Moments with u.rho = h(u) (1 + excess), on the ray from the uniform mean to r(maximiser)."""
     rng = np.random.default_rng(seed)
     space = parse_space(space_name)
     tested = MaxEntFamily(space, random_monomials(space.ambient, rng, most=10))

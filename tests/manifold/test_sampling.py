@@ -103,13 +103,15 @@ def test_competing_blocks_are_mixed_or_refused():
     """Equal lambda = 440: one block or none takes the mass; a short run must not pass silently."""
     space, monomials = cubes(11)
     rho = disjoint_cube_moments([440.0] * 11)
+    outcome = "fitted"
     try:
-        found = fit_by_sampling(space, monomials, rho, seed=0, sweeps=12)
+        samples = fit_by_sampling(space, monomials, rho, seed=0, sweeps=12).samples
     except NotConvergedError as error:
-        assert "R-hat" in str(error) or "missed" in str(error)
-    else:
-        assert (found.samples.rhat < 1.02).all()
-        assert found.lam.mean() == pytest.approx(440, rel=0.03)
+        outcome, samples = str(error), error.partial.samples
+    mixed = (samples.rhat < 1.02).all()
+    assert mixed or "R-hat" in outcome
+    if outcome == "fitted":
+        assert np.abs(samples.mean - rho).max() < 0.1 * np.sqrt(samples.covariance.diagonal().max())
 
 
 @pytest.mark.slow
