@@ -109,8 +109,8 @@ def kozachenko_leonenko(
     """Entropy of a density from weighted samples of it.
 
     ``sum_j w_j ( log V(r_j) - psi(k) + log k - log(m_j / (1 - w_j)) )`` with ``V`` the share of the space
-    in the smallest ball around point j that holds the weight of k effective points (``k / n_eff``, point j not
-    counted) and ``m_j`` the weight in it; for equal weights this is the classical
+    in the smallest ball around point j that holds the weight of k effective points (``k / n_eff``, without
+    point j) and ``m_j`` the weight in it; for equal weights this is the classical
     ``log V - psi(k) + log(q - 1)``. Coinciding points count once, with their joint weight.
 
     Parameters

@@ -49,7 +49,8 @@ def disjoint_cubes(lams):
     With s_b the squared radius of block b, s ~ Dirichlet(3, .., 3), and given s the blocks are independent:
     Z = E prod_b f_b(s_b), f_b(s) = sum_j c_bj s^{3j}, c_bj = 2 (lam_b/2)^{2j} j!/(3j+2)!. Dirichlet
     moments are E prod s_b^{3 j_b} = Gamma(3B)/Gamma(3B + 3J) prod Gamma(3 + 3 j_b)/Gamma(3), J = sum j_b,
-    so only the convolution of the sequences c_bj Gamma(3 + 3j)/2 is needed. All terms are positive; everything in logs.
+    so only the convolution of the sequences c_bj Gamma(3 + 3j)/2 is needed.
+    All terms are positive; everything in logs.
     """
     top = int(1.2 * max(lams)) + 60
     j = np.arange(top)
