@@ -306,7 +306,7 @@ def provenance_attrs(found: CheckpointAnalysis) -> dict[str, Any]:
 
 def summary(found: CheckpointAnalysis) -> str:
     """A dozen lines for the terminal."""
-    task, document = _task(found), found.document
+    task, document, point = _task(found), found.document, found.fixed_point
     spectrum, counts = document["spectrum"], found.result.spectrum.counts
     low, low_error = found.result.spectrum.smallest(1)
     high, high_error = found.result.spectrum.largest(1)
@@ -317,8 +317,8 @@ def summary(found: CheckpointAnalysis) -> str:
         f"potentials: {100 * document['potentials']['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; "
         + ", ".join(f"{name} {100 * v:.0f} % at 0" for name, v in document["potentials"]["zeros"].items()),
         f"purity: median {document['neurons']['purity_median'] or 0:.4f}",
-        f"fixed point: {found.fixed_point.kind.value}, max |grad V| {found.fixed_point.gradient_norm_after:.1e}"
-        + (f", moved {found.fixed_point.moved:.1e}" if found.fixed_point.refined else ""),
+        f"fixed point: {point.kind.value}, max |grad V| {point.gradient_norm_after:.1e}"
+        + (f", moved {point.moved:.1e}" if point.refined else ""),
         f"second variation ({spectrum['operator']}, {spectrum['subspace']}, {spectrum['side']} side): "
         f"rank {spectrum['rank']}, symmetry null directions {spectrum['gauge_null']}",
     ]

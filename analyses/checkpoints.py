@@ -130,8 +130,6 @@ class CheckpointReader:
         """
         path = Path(path)
         named = step_in_name(path.name, step_pattern) if step_pattern else None
-        if not path.exists():
-            raise CheckpointError(f"{path}: there is no such file")
         with self._lock:
             try:
                 header, tensors = self._ask(path)
@@ -141,9 +139,9 @@ class CheckpointReader:
                 self.close()  # an interrupted answer would be taken for the next one
                 raise
         # What a file says about itself beats the lone number of a name such as model_23.pt.
-        sure = re.search(_NAMED_STEP, path.name)
         candidates = (
-            named if named is not None else step_in_name(path.name) if sure else None,
+            named,
+            step_in_name(path.name) if _NAMED_STEP.search(path.name) else None,
             header["step"],
             _noted_step(header["metadata"]),
             step_in_name(path.name),

@@ -11,7 +11,7 @@ import typer
 from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
-COMMANDS: tuple[str, ...] = ("train", "analyze", "maxent", "bench", "inspect", "convert")
+COMMANDS: tuple[str, ...] = ("train", "analyze", "maxent", "inspect", "convert", "report", "demo", "bench")
 
 
 def build_app() -> typer.Typer:

@@ -6,7 +6,7 @@ Grammar (no names are looked up anywhere but in the state dict, nothing is evalu
     product = factor ("@" factor)*
     factor  = key (".T" | "[" slice ("," slice)* "]")*
     slice   = [integer] ":" [integer]
-    key     = dotted name, or any text in double quotes
+    key     = dotted name (fc1.weight, 0.weight), or any text in double quotes
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_LENGTH = 2000
+_KEY = r"(?:[A-Za-z_][\w\-/]*|[0-9]+(?=\.[\w\-/]))(?:\.[\w\-/]+)*"
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<quoted>"[^"]*") | (?P<key>[A-Za-z_][\w\-/]*(?:\.[\w\-/]+)*) | (?P<dotT>\.T\b)
-        | (?P<number>-?[0-9]{1,9}) | (?P<mark>[\[\]:,@+]))""",
+    rf"""\s*(?:(?P<quoted>"[^"]*") | (?P<key>{_KEY}) | (?P<dotT>\.T\b)
+        | (?P<number>-?[0-9]{{1,9}}) | (?P<mark>[\[\]:,@+]))""",
     re.VERBOSE,
 )
+
+
+def quoted(key: str) -> str:
+    """A key of a state dict as an expression: in double quotes where the grammar needs them."""
+    plain = re.fullmatch(_KEY, key) and not key.endswith(".T")
+    return key if plain else f'"{key}"'
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from manifold.errors import CheckpointError, InputError, OutputExistsError
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CONFIG_BYTES = 16 << 20
 MAY_CHANGE = ("schema_version", "steps", "save_every", "versions", "provenance", "device")
+_LEFTOVER = re.compile(r"\.(run\.json|step_[0-9]+\.\w+)\..*\.part")  # of a write that was killed
 _OWN_NAME = re.compile(r"step_([0-9]{1,18})\.(pt|safetensors)")
 
 
@@ -75,7 +76,7 @@ class Run:
         """
         path = Path(path)
         document = plain({"schema_version": SCHEMA_VERSION, **config})
-        exists = (path / "run.json").exists() or (path.is_dir() and any(path.iterdir()))
+        exists = path.is_dir() and any(not _LEFTOVER.fullmatch(item.name) for item in path.iterdir())
         if path.exists() and not path.is_dir():
             raise OutputExistsError(f"{path} is a file; name a folder for the run")
         if resume and (path / "run.json").exists():
@@ -83,9 +84,9 @@ class Run:
         elif exists and not force:
             raise OutputExistsError(f"{path} is not empty; give --force, --resume, or another folder")
         elif exists:
-            for old in (path / "checkpoints").glob("step_*"):
-                if _OWN_NAME.fullmatch(old.name):
-                    old.unlink()
+            _remove(path / "checkpoints", _OWN_NAME)
+        for folder in (path, path / "checkpoints"):
+            _remove(folder, _LEFTOVER)
         with atomic_path(path / "run.json", force=True) as temporary:
             temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
         return cls(path, document, _own_files(path) if resume else {})
@@ -187,6 +188,12 @@ class Run:
             temporary.write_bytes(state_bytes(state, suffix))
         self.files = dict(sorted((self.files | {step: path}).items()))
         return path
+
+
+def _remove(folder: Path, pattern: re.Pattern[str]) -> None:
+    for item in folder.iterdir() if folder.is_dir() else ():
+        if pattern.fullmatch(item.name):
+            item.unlink()
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -110,17 +110,13 @@ class FiniteAbelianGroup:
     def real_columns(self) -> tuple[tuple[int, str], ...]:
         """What each column of `real_basis` is: (frequency, part), part in ``real``, ``cos``, ``sin``.
 
-        The trivial character comes first. A conjugate pair {k, -k} gives two neighbouring columns,
-        ``cos`` then ``sin``, both under the smaller number k of the pair; a character of order two
-        gives one column ``real``.
+        The trivial character comes first, then the other characters of order two (``real``), then each
+        conjugate pair {k, -k} as two neighbouring columns, ``cos`` and ``sin``, both under the smaller
+        number k of the pair. So the pairs are a strided slice and need no index arrays.
         """
-        columns: list[tuple[int, str]] = []
-        for k, minus_k in enumerate(self.negatives):
-            if k == minus_k:
-                columns.append((k, "real"))
-            elif k < minus_k:
-                columns += [(k, "cos"), (k, "sin")]
-        return tuple(columns)
+        fixed = [(k, "real") for k, minus_k in enumerate(self.negatives) if k == minus_k]
+        pairs = [(k, part) for k, m in enumerate(self.negatives) if k < m for part in ("cos", "sin")]
+        return (*fixed, *pairs)
 
     @cached_property
     def real_basis(self) -> np.ndarray:

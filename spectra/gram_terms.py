@@ -253,13 +253,8 @@ class TargetTerm(Term):
 
     def __init__(self, weights: Tensor, neurons: Triple, group: FiniteAbelianGroup):
         self.weights, self.neurons, self.n = weights, neurons, group.order
-        device = weights.device
-        cos = [i for i, (_, part) in enumerate(group.real_columns) if part == "cos"]
-        real = [i for i, (k, part) in enumerate(group.real_columns) if part == "real" and k]
-        self.cos, self.real = (
-            torch.tensor(cos, device=device).long(),
-            torch.tensor(real, device=device).long(),
-        )
+        # real_columns puts the self-conjugate characters first, then the (cos, sin) pairs
+        self.fixed = sum(part == "real" for _, part in group.real_columns)
 
     def _twist(self, x: Tensor, y: Tensor, sign: float) -> Tensor:
         """Product of Fourier coefficients in real coordinates (sign 1), or its adjoint in x (sign -1).
@@ -267,12 +262,14 @@ class TargetTerm(Term):
         With ``z_a = (cos - i sin)/sqrt2`` and ``z_c = (cos + i sin)/sqrt2``:
         ``sum_{k != 0} Re(z_ak z_bk z_ck) = twist(a, b, 1) . c = twist(b, c, -1) . a``.
         """
-        out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
-        u, v = self.cos, self.cos + 1
-        xu, xv, yu, yv = x[..., u], x[..., v], y[..., u], y[..., v]
-        out[..., u] = (xu * yu - sign * xv * yv) * 0.5**0.5
-        out[..., v] = (xu * yv + sign * xv * yu) * 0.5**0.5
-        out[..., self.real] = x[..., self.real] * y[..., self.real]
+        shape = torch.broadcast_shapes(x.shape, y.shape)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device)
+        real, u, v = slice(1, self.fixed), slice(self.fixed, None, 2), slice(self.fixed + 1, None, 2)
+        xu, xv = x[..., u] * 0.5**0.5, x[..., v] * 0.5**0.5
+        torch.sub(xu * y[..., u], sign * xv * y[..., v], out=out[..., u])
+        torch.add(xu * y[..., v], sign * xv * y[..., u], out=out[..., v])
+        out[..., real] = x[..., real] * y[..., real]
+        out[..., 0] = 0
         return out
 
     @property

@@ -12,13 +12,13 @@ from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progre
 from manifold.errors import InputError
 
 # One module per bench; each offers ``CASES`` (names) and ``run(*, quick, cases, seed, progress) -> rows``.
-BENCHES = {"maxent": "analyses.bench_maxent"}
+BENCHES = {"train": "analyses.bench_train", "maxent": "analyses.bench_maxent"}
 EPILOG = """
 Examples:
 
-  rhoscope bench maxent --quick
+  rhoscope bench train --quick
 
-  rhoscope bench maxent --cases S2,T2 --json
+  rhoscope bench train --cases Z113 --json
 """
 
 
@@ -35,7 +35,13 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Time and accuracy of our solvers against other tools; ratio = their time over ours."""  # noqa: DOC501 - the command line prints errors
+        """Time and accuracy of our solvers against other tools; ratio = their time over ours.
+
+        Raises
+        ------
+        InputError
+            For an unknown bench or case.
+        """
         if name not in BENCHES:
             raise InputError(f"bench: expected {', '.join(BENCHES)}, got {name!r}")
         module = importlib.import_module(BENCHES[name])

@@ -29,6 +29,12 @@ NOT_DENSE = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
     "torch._utils._rebuild_qtensor": "a quantised tensor",
+    **{f"torch.{name}Storage": "a quantised tensor" for name in ("QInt8", "QUInt8", "QInt32", "QUInt4x2")},
+    **{
+        f"torch.per_{axis}_{kind}": "a quantised tensor"
+        for axis in ("tensor", "channel")
+        for kind in ("affine", "symmetric", "affine_float_qparams")
+    },
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without storage (meta device)",
     "torch._utils._rebuild_wrapper_subclass": "a tensor subclass",
@@ -109,6 +115,10 @@ def _from_type(function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
     return BUILDERS[function.name](*arguments)
 
 
+def _empty_dict() -> dict[Any, Any]:  # not dict itself, which would copy an argument
+    return {}
+
+
 def _opaque(*_: Any) -> None:
     return None
 
@@ -125,7 +135,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.Size": _first,
     "torch.device": _opaque,
     "torch.serialization._get_layout": _opaque,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": _empty_dict,
     "collections.Counter": _opaque,
     "builtins.set": _opaque,
     "builtins.bytearray": _opaque,

@@ -37,10 +37,10 @@ def open_content(source: Source) -> Content:
     begin = source.read(0, min(source.size, 16))
     if begin[:4] == b"PK\x03\x04":
         return open_torch_zip(source)
-    if begin[:1] == b"\x80" or (begin[:1] in b"(c}]" and begin[8:9] != b"{"):
-        _refuse_bare_pickle(source)
-    if begin[8:9] == b"{":
+    if begin[4:9] == b"\0\0\0\0{":  # eight bytes of header length, then JSON
         return open_safetensors(source)
+    if begin[:1] == b"\x80" or begin[:1] in b"(c}]":
+        _refuse_bare_pickle(source)
     kinds = {b"\x89HDF": "HDF5", b"GGUF": "GGUF", b"\x93NUM": "numpy .npy", b"\x1f\x8b": "gzip"}
     kind = next((name for start, name in kinds.items() if begin.startswith(start)), "an unknown")
     raise CheckpointError(f"it is {kind} file; expected a file of torch.save (zip) or safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def open_checkpoint(path: Path, max_bytes: int) -> Iterator[Opened]:
         If a file is missing or too large, or the folder holds no checkpoint that is known.
     """
     with ExitStack() as stack:
-        if path.is_dir():
+        if os.path.isdir(path):  # says no, not an error, where rights are missing
             path = _inside(path)
         first = stack.enter_context(SourceFile(path, max_bytes))
         if path.name == ".metadata":

@@ -28,7 +28,7 @@ from analyses.reading.text import shown
 from manifold.errors import CheckpointError, UntrustedCheckpointError
 
 MAX_PICKLE_BYTES = 64 << 20
-MAX_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 300_000
 MAX_NAMED = 5
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -36,7 +36,15 @@ _PUSHES = frozenset(
     """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
     BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split()  # noqa: SIM905
 )
-_KEYS = (str, int, float, bytes, Record, type(None))
+
+
+def _plain_key(key: Any) -> Any:
+    """A key that is cheap to hash: numbers can be made to collide, nested tuples to exhaust the C stack."""
+    if isinstance(key, (str, Record)):
+        return key
+    if isinstance(key, int) and abs(key) < 1 << 63:
+        return str(key)
+    return f"<{type(key).__name__}>"
 
 
 class Interpreter:
@@ -282,12 +290,12 @@ class Interpreter:
         if not isinstance(target, dict):
             raise Malformed("entries for something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):  # nested tuples could exhaust the C stack when hashed
-                key = f"<{type(key).__name__}>"
-            target[key] = value
+            target[_plain_key(key)] = value
 
     # -- memo --------------------------------------------------------------------------------------
     def _op_put(self, index: int) -> None:
+        if not 0 <= index < 1 << 32:
+            raise Malformed("a memo beyond what pickle writes")
         self.memo[index] = self.stack[-1]
 
     _op_binput = _op_long_binput = _op_put

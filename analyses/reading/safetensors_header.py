@@ -17,7 +17,7 @@ from analyses.reading.sources import NUMPY, Content, Source, StoredTensor
 from analyses.reading.text import shown
 from manifold.errors import CheckpointError
 
-MAX_HEADER_BYTES = 16 << 20
+MAX_HEADER_BYTES = 8 << 20
 DTYPES = {
     "F64": "float64",
     "F32": "float32",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,9 @@ STATE_NAMES = (
 STEP_NAMES = ("step", "global_step", "iteration", "iter", "iter_num", "num_steps", "steps")
 EPOCH_NAMES = ("epoch", "current_epoch")
 PREFIXES = ("module.", "_orig_mod.")
-OTHER_STATE = ("optim", "lr_sched", "sched", "scaler", "rng", "callbacks", "loops", "amp")
+OTHER_STATE = re.compile(
+    r"(optim\w*|(lr_?)?sched\w*|(grad_?)?scaler\w*|rng\w*|callbacks|loops|amp(_\w+)?)(\.|$)", re.IGNORECASE
+)
 METADATA_KEY = "rhoscope"
 MAX_ITEMS = 50_000
 MAX_DEPTH = 6
@@ -65,8 +69,13 @@ def select_state(content: Content) -> State:
         root = {"tensor": root}
     if not isinstance(root, dict):
         raise CheckpointError(f"it holds a {type(root).__name__}, no dictionary of tensors")
-    chosen = _find(_unflatten(root))
+    whole = _unflatten(root)
+    chosen = _find(whole)
     found, ignored = _flatten(chosen)
+    if chosen is not whole:
+        for key, item in whole.items():
+            if isinstance(item, (dict, StoredTensor)) and key not in STATE_NAMES:
+                ignored[shown(key)] = "beside the state dict"
     tensors: dict[str, StoredTensor] = {}
     for key, tensor in found.items():
         if tensor.dtype not in FLOATING:
@@ -89,7 +98,9 @@ def select_state(content: Content) -> State:
 
 
 def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(item, (StoredTensor, dict)) for item in value.values())
+    if not isinstance(value, dict):
+        return False
+    return any(isinstance(item, StoredTensor) for _, item in itertools.islice(_walk(value), MAX_ITEMS))
 
 
 def _find(root: dict[Any, Any], depth: int = 0) -> dict[Any, Any]:
@@ -100,34 +111,30 @@ def _find(root: dict[Any, Any], depth: int = 0) -> dict[Any, Any]:
 
 
 def _unflatten(root: dict[Any, Any]) -> dict[Any, Any]:
-    """Group flat keys ``model.x`` and ``optimizer.y`` when a file keeps both side by side.
+    """Group flat keys ``model.x`` when everything else is trainer state (``optimizer.y``, ``step``).
 
-    Containers without nesting (safetensors, distributed folders) join the levels with dots; without
-    a step or optimiser state beside it, ``model.`` is simply part of the keys and stays.
+    Containers without nesting (safetensors, distributed folders) join the levels with dots; where nothing
+    of a trainer lies beside it, ``model.`` is simply part of the keys and stays.
     """
-    keys = [key for key in root if isinstance(key, str)]
-    beside = (
-        key in (*STEP_NAMES, *EPOCH_NAMES) or ("." in key and key.startswith(OTHER_STATE)) for key in keys
-    )
-    if not any(beside):
-        return root
-    grouped: dict[Any, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    beside: dict[Any, Any] = {}
     for key, item in root.items():
-        head, dot, rest = key.partition(".") if isinstance(key, str) else (key, "", "")
-        if dot and head in STATE_NAMES and isinstance(grouped.setdefault(head, {}), dict):
-            grouped[head][rest] = item
+        head, dot, rest = str(key).partition(".")
+        if dot and head in STATE_NAMES:
+            inside.setdefault(head, {})[rest] = item
         else:
-            grouped[key] = item
-    return grouped
+            beside[key] = item
+    numbers = (*STEP_NAMES, *EPOCH_NAMES)
+    of_trainer = all(key in numbers or OTHER_STATE.match(str(key)) for key in beside)
+    return {**inside, **beside} if inside and beside and of_trainer else root
 
 
 def _walk(tree: dict[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Names and values of a nested dict, dicts included (before what they hold)."""
+    """Names and values of a nested dict, dicts included (before what they hold); no trainer state."""
     for key, item in tree.items():
-        name = f"{prefix}{key}" if isinstance(key, (str, int)) else f"{prefix}<{type(key).__name__}>"
+        name = f"{prefix}{key}" if isinstance(key, str) else f"{prefix}<{type(key).__name__}>"
         yield name, item
-        other = str(key).lower().startswith(OTHER_STATE)
-        if isinstance(item, dict) and depth < MAX_DEPTH and not other:
+        if isinstance(item, dict) and depth < MAX_DEPTH and not (depth == 0 and OTHER_STATE.match(name)):
             yield from _walk(item, f"{name}.", depth + 1)
 
 
@@ -137,9 +144,9 @@ def _flatten(tree: dict[Any, Any]) -> tuple[dict[str, StoredTensor], dict[str, s
     for count, (name, item) in enumerate(_walk(tree)):
         if count >= MAX_ITEMS:
             raise CheckpointError(f"its dictionaries hold more than {MAX_ITEMS} items")
-        if name.rpartition(".")[2].lower().startswith(OTHER_STATE):
-            if isinstance(item, (dict, StoredTensor)):
-                ignored[shown(name)] = "optimiser or trainer state"
+        flat_state = "." in name and OTHER_STATE.match(name)
+        if flat_state or (isinstance(item, dict) and OTHER_STATE.match(name)):
+            ignored[shown(name)] = "optimiser or trainer state"
         elif isinstance(item, StoredTensor):
             found[name] = item
     return found, ignored

@@ -111,8 +111,9 @@ def open_torch_zip(source: Source, records: frozenset[str] = frozenset()) -> Con
     with _zip_damage():
         _check_directory_size(source)
         with zipfile.ZipFile(source.file) as archive:
+            _refuse_other_archives(set(archive.namelist()))
             entries = _check_entries(archive, source)
-            root = _root_folder(entries)
+            root = _root_folder(set(entries))
             order = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in entries else b"little"
             if order not in (b"little", b"big"):
                 raise CheckpointError(f"it has an unknown byte order {shown(order)}")
@@ -124,20 +125,21 @@ def open_torch_zip(source: Source, records: frozenset[str] = frozenset()) -> Con
     return Content("torch-zip", _replace_tensors(value, reader), {})
 
 
-def _root_folder(entries: dict[str, zipfile.ZipInfo]) -> str:
-    names = set(entries)
-    roots = [n.rpartition("/")[0] for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
+def _refuse_other_archives(names: set[str]) -> None:
     tops = {name.partition("/")[0] for name in names}
     for root in tops:
-        if f"{root}/constants.pkl" in names or any(n.startswith(f"{root}/code/") for n in names):
+        if f"{root}/constants.pkl" in names or any(name.startswith(f"{root}/code/") for name in names):
             raise CheckpointError("it is a TorchScript archive; only state dicts are read")
-        if f"{root}/archive_format" in names or f"{root}/archive_version" in names:
-            raise CheckpointError("it is a torch.export archive (.pt2); only state dicts are read")
-    if {"archive_format", "archive_version"} & names or any(n.startswith("models/") for n in names):
+    exported = {"archive_format", "archive_version"} | {f"{root}/archive_format" for root in tops}
+    if exported & names or "models" in tops:
         raise CheckpointError("it is a torch.export archive (.pt2); only state dicts are read")
-    if len(roots) != 1 or tops != set(roots):
+
+
+def _root_folder(names: set[str]) -> str:
+    roots = {name.rpartition("/")[0] for name in names if name.endswith("/data.pkl") and name.count("/") == 1}
+    if len(roots) != 1 or {name.partition("/")[0] for name in names} != roots:
         raise CheckpointError("it is a zip archive but not one that torch.save writes (no single data.pkl)")
-    return roots[0]
+    return roots.pop()
 
 
 def _data_offset(source: Source, info: zipfile.ZipInfo) -> int:

@@ -1,0 +1,137 @@
+"""Every hostile or broken file ends in a named error, quickly, in little memory, and runs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from analyses.checkpoints import CheckpointReader
+from manifold.errors import CheckpointError, UntrustedCheckpointError
+from tests.analyses.hostile import HONEST_SAFETENSORS, HONEST_ZIP, live_pickles, torch_zip
+from tests.analyses.hostile_corpus import corpus
+
+MARKER = Path(tempfile.gettempdir()) / f"rhoscope-marker-{os.getpid()}"
+NAMES = list(corpus(MARKER))
+LIVE = list(live_pickles(MARKER))
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with CheckpointReader(timeout=30) as shared:
+        yield shared
+
+
+def test_the_corpus_is_large_and_covers_both_formats():
+    assert len(NAMES) >= 60
+    assert HONEST_ZIP[:2] == b"PK"
+    assert HONEST_SAFETENSORS[8:9] == b"{"
+
+
+def seconds_of(reader: CheckpointReader) -> float:
+    """Processor time of the child where the system tells it (a busy machine stretches wall time)."""
+    child = reader._start()
+    try:
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ends_in_a_named_error(name, tmp_path, reader):
+    write, expected = corpus(MARKER)[name]
+    path = tmp_path / "file.pt"
+    write(path)
+    before = seconds_of(reader)
+    with pytest.raises(CheckpointError) as caught:
+        reader.read(path)
+    assert seconds_of(reader) - before < 2
+    assert type(caught.value) is expected, str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert message.isprintable()
+    assert len(message) < 700
+    assert not MARKER.exists()
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak < 1 << 20, "kilobytes of the largest child so far"
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_hostile_pickles_are_live(name, tmp_path):
+    """Negative control: Python's own unpickler does run them, so the corpus could fail."""
+    marker = tmp_path / "marker"
+    with contextlib.suppress(Exception):  # several raise after their payload has run
+        pickle.loads(live_pickles(marker)[name])
+    deadline = time.monotonic() + 10
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the payload may be a process of its own
+    assert marker.exists()
+
+
+def test_the_refusal_names_what_the_pickle_wants(tmp_path, reader):
+    path = tmp_path / "evil.pt"
+    path.write_bytes(torch_zip(live_pickles(tmp_path / "marker")["reduce"]))
+    with pytest.raises(UntrustedCheckpointError, match=r"posix\.system"):
+        reader.read(path)
+
+
+def test_the_reader_lives_on_after_hostile_files(tmp_path, reader):
+    for index, (write, _) in enumerate(list(corpus(MARKER).values())[:10]):
+        bad = tmp_path / f"bad{index}.pt"
+        write(bad)
+        with pytest.raises(CheckpointError):
+            reader.read(bad)
+    good = tmp_path / "good.pt"
+    good.write_bytes(HONEST_ZIP)
+    assert torch.equal(reader.read(good).tensors["w_c"], torch.ones(5, 7))
+
+
+def test_a_reader_that_hangs_is_ended(tmp_path):
+    path = tmp_path / "slow.pt"
+    path.write_bytes(HONEST_ZIP)
+    with CheckpointReader(timeout=1e-6) as hasty, pytest.raises(CheckpointError, match="time limit"):
+        hasty.read(path)
+
+
+def test_a_reader_that_dies_is_replaced(tmp_path, reader):
+    path = tmp_path / "good.pt"
+    path.write_bytes(HONEST_ZIP)
+    reader.read(path)
+    reader._child.kill()
+    reader._child.wait()
+    assert set(reader.read(path).tensors) == {"w_a", "w_c"}
+
+
+@pytest.mark.parametrize(("preparation", "size"), [("confine()", 0), ("None", 10)])
+def test_the_confined_child_cannot_write_files(tmp_path, preparation, size):
+    target = tmp_path / "written"
+    code = f"{preparation}; open({str(target)!r}, 'w').write('x' * 10)"
+    _python(f"from analyses.reading.worker import confine; {code}")
+    assert target.stat().st_size == size
+
+
+def test_the_child_never_imports_torch():
+    code = "import sys; import analyses.reading.worker; print(sorted({'torch', 'xarray'} & set(sys.modules)))"
+    assert _python(code) == "[]"
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    return done.stdout.strip()
+
+
+def test_size_is_checked_before_reading(tmp_path):
+    path = tmp_path / "good.pt"
+    path.write_bytes(HONEST_ZIP)
+    with CheckpointReader(max_bytes=100) as small, pytest.raises(CheckpointError, match="limit of 100"):
+        small.read(path)
