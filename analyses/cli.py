@@ -20,6 +20,7 @@ COMMANDS: tuple[str, ...] = (
     "demo",
     "bench",
     "complexity",
+    "maxent",
 )
 
 
