@@ -42,7 +42,7 @@ class Compression:
         return self.output_bound * (2 * max(loss, 0.0) ** 0.5 + self.output_bound)
 
 
-def compress(network: GroupNetwork, *, tol: float = 1e-9, seed: int = 0) -> Compression:
+def compress(network: GroupNetwork, *, tol: float = 1e-9, drop: float = 1e-9, seed: int = 0) -> Compression:
     """Merge neurons whose (a, b) are parallel to ``tol`` and drop those without output.
 
     Neurons with ``(a_j, b_j) = t_j (a, b)`` add up exactly: ``sum_j c_j t_j^2 (a[x] + b[y])^2``. Directions
@@ -53,8 +53,9 @@ def compress(network: GroupNetwork, *, tol: float = 1e-9, seed: int = 0) -> Comp
     ----------
     network : GroupNetwork
     tol : float
-        Pitch on unit vectors (a, b)/|(a, b)|, and share of the largest ``|c| |(a, b)|^2`` below which
-        a neuron is left out.
+        Pitch on unit vectors (a, b)/|(a, b)|.
+    drop : float
+        Share of the largest ``|c| |(a, b)|^2`` below which a neuron is left out.
     seed : int
         Of the offsets.
 
@@ -75,7 +76,7 @@ def compress(network: GroupNetwork, *, tol: float = 1e-9, seed: int = 0) -> Comp
     strength = length.square() * c.norm(dim=0)
     if float(strength.max()) == 0:
         raise InputError("compress: expected a network with some output, every neuron is zero")
-    keep = strength > tol * strength.max()
+    keep = strength > drop * strength.max()
     bound = float(_sizes(a[:, ~keep], b[:, ~keep], c[:, ~keep]).sum())
     u, v = a[:, keep] / length[keep], b[:, keep] / length[keep]
     heads = c[:, keep] * length[keep].square()
