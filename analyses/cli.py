@@ -11,7 +11,7 @@ import typer
 from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
-COMMANDS: tuple[str, ...] = ("train", "analyze", "inspect", "convert", "bench")
+COMMANDS: tuple[str, ...] = ("train", "analyze", "inspect", "convert", "bench", "compose")
 
 
 def build_app() -> typer.Typer:

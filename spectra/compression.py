@@ -27,12 +27,15 @@ class Compression:
     output_bound : float
         Upper bound of ``delta = (mean over pairs |f' - f|^2)^(1/2)`` for the predictions f = o/(2n) in
         canonical weights: the triangle inequality over the neurons, each term computed exactly.
+    potential_bound : float
+        Upper bound of the change of any single potential.
     """
 
     network: GroupNetwork
     merged: int
     dropped: int
     output_bound: float
+    potential_bound: float
 
     def loss_bound(self, loss: float) -> float:
         """Bound of ``|H' - H|`` for a squared loss H over all pairs: ``delta (2 sqrt(H) + delta)``.
@@ -77,25 +80,25 @@ def compress(network: GroupNetwork, *, tol: float = 1e-9, drop: float = 1e-9, se
     if float(strength.max()) == 0:
         raise InputError("compress: expected a network with some output, every neuron is zero")
     keep = strength > drop * strength.max()
-    bound = float(_sizes(a[:, ~keep], b[:, ~keep], c[:, ~keep]).sum())
+    bounds = _changes(torch.cat([a, b])[:, ~keep], torch.zeros(2 * len(a), 1, dtype=a.dtype), c[:, ~keep])
     u, v = a[:, keep] / length[keep], b[:, keep] / length[keep]
     heads = c[:, keep] * length[keep].square()
     rng = np.random.default_rng(seed)
     for _ in range(2):
         u, v, heads, moved = _merge(u, v, heads, tol, rng)
-        bound += moved
+        bounds = bounds + moved
     r = (2 * heads.square().sum(0)) ** (1 / 6)  # of all (r u, r v, heads / r^2) the shortest
     q, n = u.shape[1], network.group.order
     r, back = r.clamp_min(1e-300), q ** (1 / 3)
     blocks = (back * r * u, None if network.tied else back * r * v, back * heads / r.square())
     small = GroupNetwork(network.group, *blocks, output_scale=1 / (2 * n * q))
     kept = int(keep.sum())
-    return Compression(small, kept - q, network.width - kept, bound)
+    return Compression(small, kept - q, network.width - kept, *bounds.tolist())
 
 
 def _merge(
     u: Tensor, v: Tensor, heads: Tensor, tol: float, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, float]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Merge columns (u, v), unit vectors up to sign, that share a cell; the strongest one stands for all."""
     both = torch.cat([u, v])
     sign = torch.sign(torch.as_tensor(rng.normal(size=len(both)), device=u.device) @ both)
@@ -108,26 +111,27 @@ def _merge(
     where = torch.as_tensor(label, device=u.device)
     total = torch.zeros(len(heads), len(leaders), dtype=heads.dtype, device=u.device)
     total.index_add_(1, where, heads)
-    stand_in = both[:, leaders][:, where]
     n = len(u)
-    moved = _differences(both[:n], both[n:], stand_in[:n], stand_in[n:], heads)
-    return both[:n, leaders], both[n:, leaders], total, float(moved.sum())
+    moved = _changes(both, both[:, leaders][:, where], heads)
+    return both[:n, leaders], both[n:, leaders], total, moved
 
 
-def _sizes(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Root mean square over the pairs of ``|c_j (a_j[x] + b_j[y])^2| / 2n``, shape (q,)."""
-    return _differences(a, b, torch.zeros_like(a), torch.zeros_like(b), c)
+def _changes(old: Tensor, new: Tensor, c: Tensor) -> Tensor:
+    """Bounds of what replacing columns (a; b) by others changes: of the outputs, of any potential, (2,).
 
-
-def _differences(a: Tensor, b: Tensor, a2: Tensor, b2: Tensor, c: Tensor) -> Tensor:
-    """Root mean square over the pairs of ``|c_j| |(a_j[x]+b_j[y])^2 - (a2_j[x]+b2_j[y])^2| / 2n``."""
-    n, q = a.shape
-    out = torch.zeros(q, dtype=a.dtype, device=a.device)
+    Per neuron the root mean square over the pairs of ``|c| |(a[x]+b[y])^2 - (a'[x]+b'[y])^2| / 2n``; and,
+    as coefficients are means, ``|z_p z_r - z'_p z'_r| |z_c| <= d (s + s') |c|_1/n`` with the larger of
+    ``|a|_1/n`` and ``|b|_1/n`` for the old s, the new s' and the difference d. Summed over neurons.
+    """
+    n, q = c.shape
+    new = new.expand(2 * n, q)
+    total = torch.zeros(2, dtype=c.dtype, device=c.device)
     step = max(1, _CHUNK // (n * n))
     for low in range(0, q, step):
-        part = slice(low, low + step)
-        new = a2[:, None, part] + b2[None, :, part]
-        old = a[:, None, part] + b[None, :, part]
-        gap = (old - new) * (old + new)  # the difference of squares without cancellation
-        out[part] = gap.square().sum((0, 1)).sqrt() * c[:, part].norm(dim=0) / (2 * n * n)
-    return out
+        one, two, head = (w[:, low : low + step] for w in (old, new, c))
+        sums = [w[:n, None] + w[None, n:] for w in (one, two)]
+        gap = (sums[0] - sums[1]) * (sums[0] + sums[1])  # the difference of squares without cancellation
+        total[0] += (gap.square().sum((0, 1)).sqrt() * head.norm(dim=0)).sum() / (2 * n * n)
+        means = [w.abs().unflatten(0, (2, n)).mean(1).amax(0) for w in (one - two, one, two)]
+        total[1] += (means[0] * (means[1] + means[2]) * head.abs().mean(0)).sum()
+    return total

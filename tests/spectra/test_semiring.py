@@ -155,6 +155,8 @@ def test_compression_merges_parallel_neurons_within_its_bound(tied, noise):
     distance = float((first - second).square().sum(-1).mean() ** 0.5)
     assert distance <= small.output_bound + 1e-13
     assert small.output_bound < 1e-12 if noise == 0 else 1e-9 < small.output_bound < 1e-3
+    potentials = [all_potentials(GroupPotentials.of(x)) for x in (wide, small.network)]
+    assert (potentials[0] - potentials[1]).abs().max() <= small.potential_bound + 1e-12
     losses = [GroupPotentials.of(x).projected_loss() for x in (wide, small.network)]
     assert abs(losses[0] - losses[1]) <= small.loss_bound(losses[0]) + 1e-12
 
