@@ -35,6 +35,9 @@ class OrderParameters:
         Share of R_c, R_n, R_* within ``TOLERANCE`` of 0.
     largest : dict of float
         Largest modulus in R_c, R_n, R_*.
+    largest_sum : float
+        Largest modulus of the sums over R_n and R_* that must vanish at zero loss (the single potentials
+        need not).
     purity : ndarray, shape (q,)
         Share of a neuron's non-trivial power in its strongest frequency pair.
     frequency : ndarray of int, shape (q,)
@@ -52,6 +55,7 @@ class OrderParameters:
     ones: float
     zeros: dict[str, float]
     largest: dict[str, float]
+    largest_sum: float
     purity: np.ndarray
     frequency: np.ndarray
     alive: np.ndarray
@@ -85,6 +89,7 @@ def order_parameters(subject: Subject) -> OrderParameters:
         ones=_share((sets["R_g"] - 1).abs()),
         zeros={name: _share(sets[name].abs()) for name in others},
         largest={name: float(sets[name].abs().max()) if len(sets[name]) else 0.0 for name in others},
+        largest_sum=max(float(part.abs().max()) for part in potentials.vanishing_sums() if part.numel()),
         purity=purity,
         frequency=frequency,
         alive=sizes > ALIVE * sizes.max(initial=0.0),

@@ -176,6 +176,13 @@ def read_study(path: Path) -> xr.Dataset:
     return study
 
 
+def complex_variable(study: xr.Dataset, name: str) -> np.ndarray:
+    """A complex variable of a study, whether fresh or read back as ``*_re`` and ``*_im``."""
+    if name in study:
+        return study[name].to_numpy()
+    return study[f"{name}_re"].to_numpy() + 1j * study[f"{name}_im"].to_numpy()
+
+
 def write_csv(study: xr.Dataset, folder: Path, *, force: bool = False) -> list[Path]:
     """Write every variable of a study as one CSV file in ``folder``; returns the paths."""
     paths = []

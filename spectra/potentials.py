@@ -101,6 +101,22 @@ class GroupPotentials:
             out.append(total)
         return out[0], out[1]
 
+    def vanishing_sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of squared potentials that must be zero at zero loss, each (.., n - 1), last axis k != 0.
+
+        Returns
+        -------
+        tuple of Tensor
+            ``2 rho_{m0k} + S_a(m,k)`` and ``2 rho_{0mk} + S_b(m,k)`` for m != 0, and
+            ``2 rho_{00k} + S_a(0,k) + S_b(0,k)``.
+        """
+        of_a, of_b = self.square_sums()
+        return (
+            2 * self.mixed[1:, 0, 1:] + of_a[1:, 1:],
+            2 * self.mixed[0, 1:, 1:] + of_b[1:, 1:],
+            2 * self.mixed[0, 0, 1:] + of_a[0, 1:] + of_b[0, 1:],
+        )
+
     def projected_loss(self) -> float:
         """Projected MSE rebuilt from the potentials, centred or not.
 
@@ -113,12 +129,9 @@ class GroupPotentials:
         float
         """
         n = self.group.order
-        of_a, of_b = self.square_sums()
         cross = self.mixed[1:, 1:, 1:].abs().square().sum()
-        only_a = (2 * self.mixed[1:, 0, 1:] + of_a[1:, 1:]).abs().square().sum()
-        only_b = (2 * self.mixed[0, 1:, 1:] + of_b[1:, 1:]).abs().square().sum()
-        means = (2 * self.mixed[0, 0, 1:] + of_a[0, 1:] + of_b[0, 1:]).abs().square().sum()
-        total = -2 * self.targets.real.sum() + cross + 0.25 * (only_a + only_b + means)
+        squares = sum(part.abs().square().sum() for part in self.vanishing_sums())
+        total = -2 * self.targets.real.sum() + cross + 0.25 * squares
         return (n - 1) / n + float(total) / n
 
 

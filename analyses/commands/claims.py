@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
     @app.command("claims", epilog=EPILOG)
     def claims(
         only: Annotated[str | None, typer.Option(help="One claim by its id.")] = None,
-        quick: Annotated[bool, typer.Option("--quick", help="Small sizes: minutes instead of an hour.")] = False,
+        quick: Annotated[
+            bool, typer.Option("--quick", help="Small sizes: minutes instead of an hour.")
+        ] = False,
         json: Json = False,
         seed: Seed = 0,
         quiet: Quiet = False,

@@ -98,7 +98,8 @@ def binary_solutions(lab: Laboratory) -> Claim:
         "R_g = 1 and R_c = R_n = R_* = 0 gives H = 0.",
         Verdict.HOLDS if sufficient and spare else Verdict.FAILS,
         {"group": group.name, "constructions": found},
-        "Sufficient (F6). Necessary are R_g = 1, R_c = 0 and the sums S = 0 only: F4/6 has H = 0 while single "
+        "Sufficient (F6). Necessary are R_g = 1, R_c = 0 and the sums S = 0 only: F4/6 has H = 0 while "
+        "single "
         f"members of R_n are {found['F4/6']['R_n_from_0']:.2f}; F4 alone, whose sums do not vanish, misses.",
         (Hypothesis("F6 is binary to rounding", found["F6"]["R_n_from_0"], sufficient),),
     )
@@ -132,8 +133,10 @@ def non_binary_endpoints(lab: Laboratory) -> Claim:
         Verdict.CORRECTED if other and max(balance) < 1e-6 and smallest > 0 else Verdict.UNDECIDED,
         {"points": points, "found": len(other), "identity_error": max(balance, default=None), "group": "Z5"},
         f"Found at {len(other)} of {len(points)} stationary points, all of narrow networks. The example is "
-        "impossible: potentials are cubic, so at a stationary point sum_k Re rho_kkk equals the quadratic part of "
-        "n H, which is at least sum_k |rho_kkk|^2; hence H = (n-1)/n - (1/n) sum_k Re rho_kkk there (measured), "
+        "impossible: potentials are cubic, so at a stationary point sum_k Re rho_kkk equals the quadratic "
+        "part of "
+        "n H, which is at least sum_k |rho_kkk|^2; hence H = (n-1)/n - (1/n) sum_k Re rho_kkk there "
+        "(measured), "
         "and a vanishing sum makes every rho_kkk vanish.",
         (Hypothesis("max |grad V| <= 1e-7 at the points used", len(points), bool(points)),),
     )

@@ -40,7 +40,8 @@ def decoupled_potentials(lab: Laboratory) -> Claim:
         {"run": run.facts, "along_training": facts, "offdiagonal_share_at_gaussian": kinds,
          "equivariant_flow": radial, "effective_C": rates},
         "An equivariant flow keeps N(0, I) rotation invariant, so odd potentials stay 0 (measured: within "
-        f"{radial['largest_z_score']:.1f} standard errors): the hypotheses allow only rho = 0. The real field is "
+        f"{radial['largest_z_score']:.1f} standard errors): the hypotheses allow only rho = 0. The real "
+        "field is "
         f"not equivariant (defect up to {defect:.2f}), and K is diagonal at the Gaussian for square-free "
         "monomials only.",
         (Hypothesis("field is O(d)-equivariant (defect 0)", defect, defect < 0.01),
@@ -120,7 +121,8 @@ def exponential_potentials(lab: Laboratory) -> Claim:
         "rho_kkk(t) = 1 - exp(-C t).",
         Verdict.FAILS if learned and better == len(learned) and exponential > 0.05 else Verdict.UNDECIDED,
         {"curves": found, "learned": len(learned), "sigmoid_better": better, "runs": runs},
-        f"Of {len(learned)} learned potentials {better} follow a sigmoid better; the exponential law is off by "
+        f"Of {len(learned)} learned potentials {better} follow a sigmoid better; the exponential law is "
+        "off by "
         f"up to {exponential:.2f} (root mean square over flow time 0 to 40): potentials wait, then jump.",
         (Hypothesis("potentials start near 0 and end near 1", len(learned), bool(learned)),),
     )
@@ -160,11 +162,14 @@ def monotone_spectrum(lab: Laboratory) -> Claim:
     correct = bool((down < 0).all() and (up > 0).all() and moves > 0.1)
     return Claim(
         "monotone-spectrum",
-        "If [D^3 L]_k d_k L >= 0, eigenvalues of the second variation do not increase (directions get contracted).",
+        "If [D^3 L]_k d_k L >= 0, eigenvalues of the second variation do not increase (directions get "
+        "contracted).",
         Verdict.CORRECTED if correct else Verdict.UNDECIDED,
         {"examples": examples, "largest_eigenvalue_along_run": tops, "run": lab.learning.facts},
-        "With D3L dL >= 0 the Hessian eigenvalue falls (shown on e^rho), so directions become less contracted, not "
-        "more; the reading as growing contraction needs the opposite sign (shown on e^rho - 8 rho). And for the "
+        "With D3L dL >= 0 the Hessian eigenvalue falls (shown on e^rho), so directions become less "
+        "contracted, not "
+        "more; the reading as growing contraction needs the opposite sign (shown on e^rho - 8 rho). And "
+        "for the "
         f"projected loss D3L = 0, yet the largest eigenvalue moves by {moves:.2f}: K moves it.",
         (Hypothesis("decoupled flow (K = 1 in both examples)", 1.0, True),
          Hypothesis("decoupled flow on the real run", "no, see decoupling", False)),
@@ -192,7 +197,8 @@ def zero_crossings(lab: Laboratory) -> Claim:
         {"run": run.facts, "times": times.tolist(), "losses": run.losses[:: 2 if lab.quick else 1].tolist(),
          "negative": negative.tolist(), "rank": rank, "brackets": brackets,
          "at_least_to_positive": down, "at_least_to_negative": up},
-        f"At least {down} crossings to positive and {up} back to negative (net counts between {len(times)} times, "
+        f"At least {down} crossings to positive and {up} back to negative (net counts between {len(times)} "
+        "times, "
         f"m = {run.task.potential_count}): finite, but the number of unstable directions first rises.",
         (Hypothesis("all counts certified", certified, certified),),
     )  # fmt: skip

@@ -92,14 +92,16 @@ def factorable_solutions(lab: Laboratory) -> Claim:
          "orders": {str(key): value for key, value in sorted(orders.items())},
          "median_residual": float(np.median(residuals)) if residuals else None},
         f"{factorable} of {rows[-1]['of']} frequencies are in one of the three families; {outcome}.",
-        (Hypothesis("Adam, lr 0.01, L2 decay 5e-5, 90 % of the pairs, s = 1", f"{group}, {steps} steps", True),),
+        (Hypothesis("Adam, lr 0.01, decay 5e-5, 90 % of the pairs, s = 1", f"{group}, {steps} steps", True),),
     )  # fmt: skip
 
 
 @examines("sample-complexity")
 def sample_complexity(lab: Laboratory) -> Claim:
     """The gain |G| on the circle, by the complexity study."""
-    statement = "n = Theta(max{vol(M/G)/eps^(1 + 1/(theta(kappa+1))), log(1/delta)/eps^2}); finite G gains |G|."
+    statement = (
+        "n = Theta(max{vol(M/G)/eps^(1 + 1/(theta(kappa+1))), log(1/delta)/eps^2}); finite G gains |G|."
+    )
     if importlib.util.find_spec("analyses.complexity") is None:
         return Claim(
             "sample-complexity", statement, Verdict.UNDECIDED, {},

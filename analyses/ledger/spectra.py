@@ -38,16 +38,20 @@ def maxent_manifold(lab: Laboratory) -> Claim:
         trials.append({"moment_error": float(np.abs(density @ potentials - wanted).max()),
                        "fisher_rank": int((values > 1e-10 * values[-1]).sum()), "entropy_gain": gap,
                        "gain_minus_kl": gap - divergence})  # fmt: skip
-    growth = [float(np.log(np.trapezoid(np.exp(np.linspace(-x, x, 4001) ** 3 / 8), dx=x / 2000))) for x in (4, 8)]
+    growth = [
+        float(np.log(np.trapezoid(np.exp(np.linspace(-x, x, 4001) ** 3 / 8), dx=x / 2000))) for x in (4, 8)
+    ]
     good = all(one["fisher_rank"] == 3 and one["entropy_gain"] > 0 and abs(one["gain_minus_kl"]) < 1e-6
                for one in trials)  # fmt: skip
     return Claim(
         "maxent-manifold",
-        "The maximum-entropy measure with given potentials is mu* ~ exp(sum lambda_i r_i); these measures form "
+        "The maximum-entropy measure with given potentials is mu* ~ exp(sum lambda_i r_i); these measures "
+        "form "
         "a manifold of dimension at most m.",
         Verdict.CORRECTED if good and growth[1] > 4 * growth[0] else Verdict.UNDECIDED,
         {"space": "S1", "m": 4, "trials": trials, "log_integral_of_cubic_on_line": growth, "seed": lab.seed},
-        "Holds on a compact space, with dimension rank Cov(r): 3 for these 4 potentials, which are dependent. "
+        "Holds on a compact space, with dimension rank Cov(r): 3 for these 4 potentials, which are "
+        "dependent. "
         "On the line a cubic exponent has no normalisation (its integral over [-x, x] explodes with x).",
         (Hypothesis("compact space, moments inside the hull", "circle, positive densities", True),),
     )  # fmt: skip
@@ -88,15 +92,18 @@ def intrinsic_dimension(lab: Laboratory) -> Claim:
         alive = size > 1e-3 * max(float(size.max()), 1e-6)
         found = spectrum(objective, end.measure).rank if float(size.max()) > 1e-3 else 0
         decays.append({"kappa": strength, "rank": found, "alive": int(alive.sum()) if found else 0,
-                       "gradient_norm": end.gradient_norm_after, "loss": run.task.value(end.measure)})  # fmt: skip
+                       "gradient_norm": end.gradient_norm_after,
+                       "loss": run.task.value(end.measure)})  # fmt: skip
     by_width = all(row["rank"] == row["bound"] for row in widths)
     lowers = decays[-1]["rank"] < decays[0]["rank"]
     return Claim(
         "intrinsic-dimension",
-        "The intrinsic dimension is governed by the number m of potentials, not by the width; weight decay lowers it.",
+        "The intrinsic dimension is governed by the number m of potentials, not by the width; weight "
+        "decay lowers it.",
         Verdict.CORRECTED if by_width and lowers else Verdict.UNDECIDED,
         {"group": "Z3", "m": m, "width_sweep": widths, "decay_sweep": decays, "seed": lab.seed},
-        "The rank of T_R is min(m, q(D-1)): the width drops out once q >= m/(D-1). Decay lowers it only where it "
+        "The rank of T_R is min(m, q(D-1)): the width drops out once q >= m/(D-1). Decay lowers it only "
+        "where it "
         f"switches neurons off (alive and rank along the sweep: "
         f"{', '.join(str((row['alive'], row['rank'])) for row in decays)}).",
     )
@@ -119,8 +126,10 @@ def displacement_convexity(lab: Laboratory) -> Claim:
         {"smallest_eigenvalue_at_start": value, "error": error, "leak_along_run": leaks,
          "leak_at_F6": at_solution, "counterexample": example, "run": lab.learning.facts},
         f"Counterexample: H = E|z|^2/2 is displacement convex, its second variation is the identity on "
-        f"{example['dimension']} directions, and span(R) has rank {example['rank_of_span']}. Real runs are not "
-        f"displacement convex (eigenvalue {value:.2f} at the start). At MP-critical points the conclusion holds "
+        f"{example['dimension']} directions, and span(R) has rank {example['rank_of_span']}. Real runs are "
+        "not "
+        f"displacement convex (eigenvalue {value:.2f} at the start). At MP-critical points the conclusion "
+        "holds "
         f"without the hypothesis (leak {at_solution:.0e} at F6, up to {max(leaks):.2f} along the run).",
         (Hypothesis("second variation non-negative along the run", value, value >= -error),),
     )  # fmt: skip
@@ -152,13 +161,15 @@ def degrees_of_freedom(lab: Laboratory) -> Claim:
     within = max(ranks) <= bound and small <= 4 * (dimension - 1)
     return Claim(
         "degrees-of-freedom",
-        "Degrees of freedom are bounded by |R| = m; the stable manifold has as many dimensions as the Jacobian "
+        "Degrees of freedom are bounded by |R| = m; the stable manifold has as many dimensions as the "
+        "Jacobian "
         "has negative eigenvalues.",
-        Verdict.CORRECTED if within and counts.certified and small < task.potential_count else Verdict.UNDECIDED,
+        Verdict.CORRECTED if within and counts.certified and small < bound else Verdict.UNDECIDED,
         {"m": task.potential_count, "q(D-1)": q * (dimension - 1), "rank_along_run": ranks,
          "rank_of_4_neurons": small, "contracted_at_end": counts.positive, "certified": counts.certified,
          "loss_at_end": float(run.losses[-1]), "run": run.facts},
-        f"The rank is at most min(m, q(D-1)): {max(ranks)} of m = {task.potential_count} here, but {small} for four "
+        f"The rank is at most min(m, q(D-1)): {max(ranks)} of m = {task.potential_count} here, but {small} "
+        "for four "
         f"neurons. At the end {counts.positive} directions are contracted (Hessian > 0, Jacobian < 0).",
         (Hypothesis("counts certified at the end", counts.certified, counts.certified),),
     )  # fmt: skip

@@ -1,0 +1,175 @@
+"""The demonstration: small studies of networks trained on the spot, as a list of parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from analyses.checkpoint import Question, analyze
+from analyses.figures import check_format
+from analyses.report import write_report
+from analyses.sections import document_of, measured, percent, scientific
+from analyses.studies import Progress, silent, write_study
+from analyses.subjects import subject_of
+from analyses.training import TrainingPlan, train
+from analyses.trajectory import follow
+from manifold.errors import OutputExistsError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the demonstration plays: its folder, its seed, who is told the progress."""
+
+    folder: Path
+    seed: int = 0
+    device: str = "cpu"
+    force: bool = False
+    progress: Progress = silent
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of a run that a part trains, for itself and for later parts."""
+        return self.folder / "runs" / name
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: ``perform`` returns its studies by file name; ``tell`` turns their documents into lines."""
+
+    plan: str
+    perform: Callable[[Stage], dict[str, xr.Dataset]]
+    tell: Callable[[dict[str, dict[str, Any]]], list[str]]
+
+
+SMALL = {"group": "Z7", "width": 128, "optimizer": "sgd", "steps": 2000}
+LARGE = {"group": "Z23", "width": 256, "optimizer": "adam", "steps": 2000}
+
+
+def small_network(stage: Stage) -> dict[str, xr.Dataset]:
+    """Train a network small enough to know its whole spectrum at every step; refine and analyse its end."""
+    plan = TrainingPlan(**SMALL, seed=stage.seed)
+    run = train(
+        plan, stage.run_folder("z7"), save_every=50, force=stage.force, device=stage.device,
+        progress=stage.progress,
+    )  # fmt: skip
+    subject = subject_of(run.read(run.steps[-1]), plan.layout, run, device=stage.device)
+    trajectory = follow(run, seed=stage.seed, device=stage.device, progress=stage.progress)
+    question = Question(count=None, refine=True, seed=stage.seed)
+    return {
+        "z7-trajectory": trajectory,
+        "z7-checkpoint": analyze(subject, question, progress=stage.progress).dataset,
+    }
+
+
+def large_network(stage: Stage) -> dict[str, xr.Dataset]:
+    """Train a network of a more usual size and follow its potentials."""
+    plan = TrainingPlan(**LARGE, seed=stage.seed)
+    run = train(
+        plan, stage.run_folder("z23"), force=stage.force, device=stage.device, progress=stage.progress
+    )
+    return {"z23-trajectory": follow(run, seed=stage.seed, device=stage.device, progress=stage.progress)}
+
+
+def _tell_small(documents: dict[str, dict[str, Any]]) -> list[str]:
+    course, end = documents["z7-trajectory"], documents["z7-checkpoint"]
+    spectrum = end["spectrum"]
+    smallest = measured(spectrum["smallest"][0], spectrum["smallest_error"][0])
+    return [
+        _tell_training(course),
+        f"  unstable directions: {course['negative'][0]} of {course['rank'][0]} at step 0, "
+        f"{course['negative'][-1]} of {course['rank'][-1]} at the end (Hessian sign, beyond error bounds)",
+        f"  refined to max |grad V| = {scientific(end['fixed_point']['gradient_norm_after'], 2)}: "
+        f"rank {spectrum['rank']}, smallest eigenvalue {smallest} "
+        f"(counts {'certified' if spectrum['count_certified'] else 'not certified'})",
+    ]
+
+
+def _tell_large(documents: dict[str, dict[str, Any]]) -> list[str]:
+    return [_tell_training(documents["z23-trajectory"])]
+
+
+def _tell_training(course: dict[str, Any]) -> str:
+    task = course["task"]
+    return (
+        f"{task['group']}, {task['neurons']} neurons: loss {scientific(course['loss'][0])} to "
+        f"{scientific(course['loss'][-1])}, accuracy {percent(course['accuracy'][-1])}, "
+        f"{percent(course['ones'][-1])} of the target potentials at 1; the potentials rebuild the loss to "
+        f"{scientific(max(course['loss_identity_error']), 2)}"
+    )
+
+
+def _describe(sizes: dict[str, Any]) -> str:
+    return "train {group}, width {width}, {optimizer}, {steps} steps".format(**sizes)
+
+
+# A new part is one more line.
+PARTS: tuple[Part, ...] = (
+    Part(f"{_describe(SMALL)}; potentials and complete spectrum at 41 steps", small_network, _tell_small),
+    Part(f"{_describe(LARGE)}; potentials", large_network, _tell_large),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """What the demonstration found: documents of the studies by name, files, seconds, lines to read."""
+
+    report: Path
+    studies: dict[str, Path]
+    documents: dict[str, dict[str, Any]]
+    lines: list[str]
+    seconds: float
+
+
+def check_folder(folder: Path, force: bool) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is a file, or not empty and ``force`` is false.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder for the demonstration")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise OutputExistsError(f"{folder} is not empty; give --force to write into it, or another folder")
+
+
+def demonstrate(stage: Stage, *, parts: Sequence[Part] = PARTS, figure_format: str = "svg") -> Demonstration:
+    """Perform the parts, write their studies and one report about all of them.
+
+    Parameters
+    ----------
+    stage : Stage
+        Folder, seed, device.
+    parts : sequence of Part
+        In the order of the page.
+    figure_format : str
+        ``svg``, ``png`` or ``pdf``.
+
+    Returns
+    -------
+    Demonstration
+    """
+    begin = time.perf_counter()
+    check_format(figure_format)
+    check_folder(stage.folder, stage.force)
+    studies: dict[str, xr.Dataset] = {}
+    lines: list[str] = []
+    for part in parts:
+        found = part.perform(stage)
+        studies |= found
+        lines += part.tell({name: document_of(study) for name, study in found.items()})
+    files = {
+        name: write_study(study, stage.folder / f"{name}.nc", force=stage.force)
+        for name, study in studies.items()
+    }
+    page = write_report(
+        list(studies.values()), stage.folder / "report.html", force=stage.force, figure_format=figure_format,
+        title="rhoscope: symbols inside a neural network",
+    )  # fmt: skip
+    documents = {name: document_of(study) for name, study in studies.items()}
+    return Demonstration(page, files, documents, lines, time.perf_counter() - begin)
