@@ -12,6 +12,7 @@ from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
+<<<<<<< HEAD
     "train",
     "analyze",
     "inspect",
@@ -22,6 +23,10 @@ COMMANDS: tuple[str, ...] = (
     "complexity",
     "maxent",
 )
+=======
+    "train", "analyze", "inspect", "convert", "compose", "construct", "claims", "report", "demo", "bench",
+)  # fmt: skip
+>>>>>>> algebra
 
 
 def build_app(only: str | None = None) -> typer.Typer:
