@@ -11,7 +11,7 @@ import typer
 from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
-COMMANDS: tuple[str, ...] = ("train", "analyze", "inspect", "convert", "report", "demo", "bench")
+COMMANDS: tuple[str, ...] = ("train", "analyze", "crossings", "inspect", "convert", "report", "demo", "bench")
 
 
 def build_app() -> typer.Typer:

@@ -11,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from analyses.crossings_section import crossings_section
 from analyses.figures import check_format, figure_bytes
 from analyses.network_sections import checkpoint_section, trajectory_section
 from analyses.sections import Picture, Section
@@ -21,6 +22,7 @@ from manifold.errors import InputError
 SECTIONS: dict[str, Callable[[xr.Dataset], Section]] = {
     "trajectory": trajectory_section,
     "checkpoint": checkpoint_section,
+    "crossings": crossings_section,
 }
 MEDIA = {"svg": "image/svg+xml", "png": "image/png"}
 
