@@ -11,7 +11,9 @@ import typer
 from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
-COMMANDS: tuple[str, ...] = ("train", "analyze", "crossings", "inspect", "convert", "report", "demo", "bench")
+COMMANDS: tuple[str, ...] = (
+    "train", "analyze", "crossings", "maxent", "inspect", "convert", "report", "demo", "bench",
+)  # fmt: skip
 
 
 def build_app() -> typer.Typer:

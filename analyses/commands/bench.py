@@ -12,7 +12,7 @@ from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progre
 from manifold.errors import InputError
 
 # One module per bench; each offers ``CASES`` (names) and ``run(*, quick, cases, seed, progress) -> rows``.
-BENCHES = {"train": "analyses.bench_train"}
+BENCHES = {"train": "analyses.bench_train", "maxent": "analyses.bench_maxent"}
 EPILOG = """
 Examples:
 
