@@ -12,7 +12,7 @@ from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
-    "train", "analyze", "crossings", "maxent", "inspect", "convert", "report", "demo", "bench",
+    "train", "analyze", "crossings", "temperature", "maxent", "inspect", "convert", "report", "demo", "bench",
 )  # fmt: skip
 
 
