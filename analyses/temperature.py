@@ -72,12 +72,10 @@ def parse_grid(text: str) -> tuple[float, ...]:
     words = text.split(":")
     try:
         low, high, count = float(words[0]), float(words[1]), int(words[2])
-        if len(words) != 3 or not 0 < low < high < np.inf or not 2 <= count <= 10000:
-            raise ValueError
     except (ValueError, IndexError):
-        raise InputError(
-            f"--t-grid: expected LOW:HIGH:N with 0 < LOW < HIGH, 2 <= N <= 10000, got {text!r}"
-        ) from None
+        low, high, count = 0.0, 0.0, 0
+    if len(words) != 3 or not 0 < low < high < np.inf or not 2 <= count <= 10000:
+        raise InputError(f"--t-grid: expected LOW:HIGH:N with 0 < LOW < HIGH, 2 <= N <= 10000, got {text!r}")
     return tuple(np.linspace(low, high, count).tolist())
 
 

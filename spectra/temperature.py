@@ -14,7 +14,7 @@ from manifold.errors import InputError, NotConvergedError
 from manifold.maxent import MaxEntFamily
 from manifold.monomials import Monomials
 from manifold.spaces import Space
-from spectra.noisy_flow import DEGREES, NODES, flow_rates, rule
+from spectra.noisy_flow import DEGREES, NODES, NoisyFlow, rule
 
 RESIDUAL = 1e-12
 ZERO = 1e-8  # eigenvalues below this, relative to T plus the largest one, are zero
@@ -93,7 +93,7 @@ class FreeEnergy:
     monomials : Monomials
         The statistics r.
     loss : callable
-        Maps potentials (m,) to L, differentiable twice by torch.func.
+        Maps potentials (m,) to L, differentiable twice by torch.
 
     Raises
     ------
@@ -124,13 +124,28 @@ class FreeEnergy:
             offset += factor.ambient
         return np.stack(found)
 
+    @cached_property
+    def _flows(self) -> tuple[NoisyFlow, NoisyFlow]:
+        """The generator at full degree and two degrees lower, to see how far rates are converged."""
+        degree = DEGREES[self.space.dimension]
+        return tuple(NoisyFlow(self.space, self.points, degree=d) for d in (degree, degree - 2))
+
     def slope(self, rho: np.ndarray) -> np.ndarray:
         """``grad L``, shape (m,)."""
-        return torch.func.grad(self.loss)(torch.as_tensor(rho)).numpy()
+        return self._slope(torch.tensor(rho, requires_grad=True), graph=False).numpy()
+
+    def _slope(self, rho: Tensor, *, graph: bool) -> Tensor:
+        (slope,) = torch.autograd.grad(self.loss(rho), rho, create_graph=graph)
+        return slope
 
     def curvature(self, rho: np.ndarray) -> np.ndarray:
         """``L''``, shape (m, m)."""
-        return torch.func.hessian(self.loss)(torch.as_tensor(rho)).detach().numpy()
+        at = torch.tensor(rho, requires_grad=True)
+        slope = self._slope(at, graph=True)
+        if not slope.requires_grad:  # a linear loss
+            return np.zeros((len(rho), len(rho)))
+        rows = [torch.autograd.grad(one, at, retain_graph=True)[0] for one in slope]
+        return torch.stack(rows).numpy()
 
     def weights(self, natural: np.ndarray) -> np.ndarray:
         """Weights of the density at the quadrature points, shape (N,)."""
@@ -177,7 +192,7 @@ class FreeEnergy:
                 return natural
             mean, covariance = self._moments(natural)
             matrix = np.eye(len(natural)) + self.curvature(mean) @ covariance / temperature
-            step = np.linalg.lstsq(matrix, -now, rcond=1e-12)[0]
+            step = np.linalg.lstsq(matrix, -now, rcond=1e-9)[0]  # rotations cost nothing
             for _ in range(30):
                 there = residual(natural + step)
                 if np.isfinite(there).all() and np.abs(there).max() < size:
@@ -233,13 +248,9 @@ class FreeEnergy:
         )
         density = weights / self.uniform_weights
         entropy = float(weights @ np.log(density.clip(min=1e-300)))
-        degree = DEGREES[self.space.dimension]
         fine, coarse = (
-            flow_rates(
-                self.space, weights, self.points, self.values, curvature, temperature, degree=d
-            )[:rates]
-            for d in (degree, degree - 2)
-        )  # fmt: skip
+            flow.rates(weights, self.values, curvature, temperature)[:rates] for flow in self._flows
+        )
         padded = np.pad(coarse, (0, len(fine) - len(coarse)), constant_values=np.nan)
         return ThermalState(
             temperature, natural, mean, float(self.loss(torch.as_tensor(mean))) + temperature * entropy,

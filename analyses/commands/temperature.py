@@ -79,8 +79,8 @@ def register(app: typer.Typer) -> None:
         )
         energy = question.free_energy()
         say(
-            f"plan: {len(question.temperatures)} temperatures on {energy.space.name}, {len(energy.monomials)} "
-            f"monomials, {len(energy.points):,} quadrature points, seed {seed}",
+            f"plan: {len(question.temperatures)} temperatures on {energy.space.name}, "
+            f"{len(energy.monomials)} monomials, {len(energy.points):,} quadrature points, seed {seed}",
             quiet=quiet,
         )
         if dry_run:

@@ -133,7 +133,7 @@ def test_polynomials_are_tangential_and_complete():
     energy = magnet(3)
     values, gradients = polynomial_basis(energy.space, energy.points, 4)
     assert np.abs(np.einsum("npi,ni->np", gradients, energy.points)).max() < 1e-12
-    assert values.shape[1] == 24 == np.linalg.matrix_rank(values)  # harmonics 3 + 5 + 7 + 9
+    assert np.linalg.matrix_rank(values) == values.shape[1] == 24  # harmonics 3 + 5 + 7 + 9
 
 
 def test_a_failed_iteration_says_so():
@@ -148,7 +148,7 @@ def test_a_failed_iteration_says_so():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("-(J/2)*(rho1**2+rho2**2)", -0.5 * 3 * 5.0), ("rho1^3 - 2e-1", 0.8), ("exp(-rho2)*J", 3 * np.exp(-2)),
+        ("-(J/2)*(rho1**2+rho2**2)", -7.5), ("rho1^3 - 2e-1", 0.8), ("exp(-rho2)*J", 3 * np.exp(-2)),
         ("+sqrt(4) + log(1)", 2.0), ("rho2**-2 / J", 0.25 / 3), ("1.5", 1.5),
     ],
 )  # fmt: skip
