@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class StepRecord:
         try:
             with np.load(path, allow_pickle=False) as content:
                 return cls(*(content[name] for name in ARRAYS), json.loads(str(content["facts"])))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
 
