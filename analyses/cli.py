@@ -12,21 +12,9 @@ from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
-<<<<<<< HEAD
-    "train",
-    "analyze",
-    "inspect",
-    "convert",
-    "report",
-    "demo",
-    "bench",
-    "complexity",
-    "maxent",
-)
-=======
-    "train", "analyze", "inspect", "convert", "compose", "construct", "claims", "report", "demo", "bench",
+    "train", "analyze", "crossings", "temperature", "maxent", "complexity", "compose", "construct", "claims",
+    "inspect", "convert", "report", "demo", "bench",
 )  # fmt: skip
->>>>>>> algebra
 
 
 def build_app(only: str | None = None) -> typer.Typer:
