@@ -92,7 +92,7 @@ def block_spectrum(
     start : Tensor, shape (N, k), optional
         Warm start, for instance the vectors of a neighbouring checkpoint; random columns are added.
     precondition : callable, optional
-        Maps residuals (N, k) and their Ritz values (k,) to directions (N, k).
+        Maps residuals (N, k) of the small end and their Ritz values (k,) to directions (N, k).
 
     Returns
     -------
@@ -112,6 +112,47 @@ def block_spectrum(
         return dense_spectrum(operator)
     search = _Search(operator, count, width, tol, np.random.default_rng(seed), precondition)
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
+
+
+def shifted_inverse(operator: SymmetricOperator, below: float) -> Preconditioner:
+    """``(L - below)^{-1}`` in single precision: a preconditioner that makes the small end converge at once.
+
+    The matrix is assembled from products, N of them, and factorised (Cholesky) with N^3/3 single-precision
+    flops and 4 N^2 bytes. Single precision is enough: it only directs an iteration whose residuals are
+    computed in double precision.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    below : float
+        A number below the spectrum, best by about the width of the cluster at the small end.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    InputError
+        If ``below`` is not below the spectrum.
+    """
+    size = operator.dimension
+    matrix = torch.empty(size, size, dtype=torch.float32, device=operator.device)
+    for low in range(0, size, 64):
+        width = min(64, size - low)
+        unit = torch.zeros(size, width, dtype=torch.float64, device=operator.device)
+        unit[torch.arange(low, low + width), torch.arange(width)] = 1
+        matrix[:, low : low + width] = operator.apply(unit)
+    matrix.diagonal().sub_(below)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        raise InputError(f"below: expected a number below the spectrum, got {below:g}")
+
+    def precondition(residuals: Tensor, values: Tensor) -> Tensor:
+        sizes = residuals.norm(dim=0).clamp_min(1e-300)
+        return torch.cholesky_solve((residuals / sizes).float(), factor).double()
+
+    return precondition
 
 
 class _Search:
@@ -147,10 +188,7 @@ class _Search:
                 # Copies that the iteration lacks are met by the Krylov space of a fresh random block.
                 fresh = self._random(self.width) if checks == 0 else basis.images[:, -added:]
             else:
-                open_pairs = sizes > 1e-13 * norm
-                fresh = residuals[:, open_pairs]
-                if self.precondition is not None:
-                    fresh = self.precondition(fresh, values[chosen][open_pairs])
+                fresh = self._directions(residuals, sizes, values[chosen], wanted, norm)
             checks = checks + 1 if converged else 0
             if len(values) + fresh.shape[1] > 2 * RESTART * self.width:
                 basis.restart(coordinates[:, self._ends(len(values), 2)])
@@ -160,6 +198,22 @@ class _Search:
                 break
         kept = chosen[wanted]
         return self._certified(values, basis, coordinates, kept, converged and checks > CHECKS)
+
+    def _directions(
+        self, residuals: Tensor, sizes: Tensor, values: Tensor, wanted: Tensor, norm: float
+    ) -> Tensor:
+        """Residuals of the ends that are still open, those of the small end preconditioned."""
+        half = len(values) // 2
+        parts = []
+        for end in (slice(0, half), slice(half, None)):
+            if bool((sizes[end][wanted[end]] <= self.tol * norm).all()):
+                continue
+            open_pairs = sizes[end] > 1e-2 * self.tol * norm
+            part = residuals[:, end][:, open_pairs]
+            if self.precondition is not None and end.start == 0:
+                part = self.precondition(part, values[end][open_pairs])
+            parts.append(part)
+        return torch.cat(parts, dim=1)
 
     def _ends(self, size: int, times: int = 1) -> Tensor:
         """Numbers of the iterated Ritz pairs at both ends."""
