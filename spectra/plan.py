@@ -13,6 +13,7 @@ from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
 from spectra.block_solvers import block_spectrum, shifted_inverse
 from spectra.blocks import blocked_spectrum, check_blocks, frequency_blocks
+from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
@@ -152,6 +153,9 @@ def plan_spectrum(
     size, m = q * dimension, functional.potential_count if potentials is None else len(potentials)
     if operator == "flat":
         return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
+    if operator == "chart":
+        total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = 8 * 4 * small * large + 8 * 4 * small * small
@@ -229,6 +233,9 @@ def compute_spectrum(
     -------
     SpectrumResult
     """
+    if plan.operator == "chart":
+        found = chart_spectrum(functional)
+        return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
     at = functional.linearise(measure)
     if plan.operator == "flat":
         found = dense_spectrum(flat_operator(at))
