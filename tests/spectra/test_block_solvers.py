@@ -99,6 +99,23 @@ def test_shifted_inverse_finds_the_small_end_at_once():
         shifted_inverse(operator, 0.0)
 
 
+def test_one_end_costs_less_than_both():
+    operator, values = planted(5, 400)
+    counts = []
+    for ends in (("smallest", "largest"), ("largest",), ("smallest",)):
+        operator.matvecs = 0
+        found = block_spectrum(operator, 5, tol=1e-8, ends=ends)
+        assert found.converged
+        if "largest" in ends:
+            assert np.allclose(found.eigenvalues[-5:], values[-5:], atol=1e-7)
+        if "smallest" in ends:
+            assert np.allclose(found.eigenvalues[:5], values[:5], atol=1e-7)
+        counts.append(operator.matvecs)
+    assert max(counts[1:]) < counts[0]
+    with pytest.raises(InputError, match="ends"):
+        block_spectrum(operator, 5, ends=("middle",))
+
+
 def test_bad_input():
     operator, _ = planted(0)
     with pytest.raises(InputError, match="at least one"):
