@@ -20,6 +20,7 @@ from manifold.errors import InputError
 from spectra.eigen import EPS, Reason, Spectrum, certify, dense_spectrum
 from spectra.variation import SymmetricOperator
 
+ENDS = ("smallest", "largest")
 GUARD = 4  # extra pairs iterated at each end, so that the last wanted ones converge fast
 CHECKS = 3  # Krylov steps of a fresh random block that must leave converged ends unchanged
 RESTART = 4  # basis size over the size of the iterated block
@@ -75,6 +76,7 @@ class _Basis:
 def block_spectrum(
     operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 20_000,
     max_seconds: float = math.inf, start: Tensor | None = None, precondition: Preconditioner | None = None,
+    ends: tuple[str, ...] = ENDS,
 ) -> Spectrum:  # fmt: skip
     """The largest and smallest eigenvalues with residuals, copies of degenerate ones included.
 
@@ -92,7 +94,9 @@ def block_spectrum(
     start : Tensor, shape (N, k), optional
         Warm start, for instance the vectors of a neighbouring checkpoint; random columns are added.
     precondition : callable, optional
-        Maps residuals (N, k) and their Ritz values (k,) to directions (N, k).
+        Maps residuals (N, k) of the small end and their Ritz values (k,) to directions (N, k).
+    ends : tuple of str
+        ``smallest`` and ``largest``, or one of them: an end that was not asked for carries what came along.
 
     Returns
     -------
@@ -103,24 +107,67 @@ def block_spectrum(
     Raises
     ------
     InputError
-        If the operator gives NaN, or for a count below one.
+        If the operator gives NaN, for a count below one or an unknown end.
     """
     if count < 1:
         raise InputError(f"count: expected at least one eigenvalue at each end, got {count}")
+    if not ends or set(ends) - set(ENDS):
+        raise InputError(f"ends: expected some of {', '.join(ENDS)}, got {ends!r}")
     width = count + GUARD
     if operator.dimension <= 2 * RESTART * width:
         return dense_spectrum(operator)
-    search = _Search(operator, count, width, tol, np.random.default_rng(seed), precondition)
+    search = _Search(operator, count, width, tol, np.random.default_rng(seed), precondition, ends)
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
+
+
+def shifted_inverse(operator: SymmetricOperator, below: float) -> Preconditioner:
+    """``(L - below)^{-1}`` in single precision: a preconditioner that makes the small end converge at once.
+
+    The matrix is assembled from products, N of them, and factorised (Cholesky) with N^3/3 single-precision
+    flops and 4 N^2 bytes. Single precision is enough: it only directs an iteration whose residuals are
+    computed in double precision.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    below : float
+        A number below the spectrum, best by about the width of the cluster at the small end.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    InputError
+        If ``below`` is not below the spectrum.
+    """
+    size = operator.dimension
+    matrix = torch.empty(size, size, dtype=torch.float32, device=operator.device)
+    for low in range(0, size, 64):
+        width = min(64, size - low)
+        unit = torch.zeros(size, width, dtype=torch.float64, device=operator.device)
+        unit[torch.arange(low, low + width), torch.arange(width)] = 1
+        matrix[:, low : low + width] = operator.apply(unit)
+    matrix.diagonal().sub_(below)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        raise InputError(f"below: expected a number below the spectrum, got {below:g}")
+
+    def precondition(residuals: Tensor, values: Tensor) -> Tensor:
+        sizes = residuals.norm(dim=0).clamp_min(1e-300)
+        return torch.cholesky_solve((residuals / sizes).float(), factor).double()
+
+    return precondition
 
 
 class _Search:
     def __init__(
         self, operator: SymmetricOperator, count: int, width: int, tol: float, rng: np.random.Generator,
-        precondition: Preconditioner | None,
+        precondition: Preconditioner | None, ends: tuple[str, ...],
     ):  # fmt: skip
         self.operator, self.count, self.width, self.tol = operator, count, width, tol
-        self.rng, self.precondition = rng, precondition
+        self.rng, self.precondition, self.ends = rng, precondition, ends
 
     def _random(self, columns: int) -> Tensor:
         block = self.rng.standard_normal((self.operator.dimension, columns))
@@ -139,7 +186,8 @@ class _Search:
             residuals -= (basis.columns @ coordinates[:, chosen]) * values[chosen]
             sizes, norm = residuals.norm(dim=0), float(values.abs().max())
             wanted = self._wanted(len(values), chosen)
-            converged = bool((sizes[wanted] <= self.tol * norm).all())
+            asked = wanted & self._asked(len(chosen))
+            converged = bool((sizes[asked] <= self.tol * norm).all())
             stop = self.operator.matvecs >= last_product or time.monotonic() >= last_time
             if stop or (converged and checks > CHECKS):
                 break
@@ -147,10 +195,7 @@ class _Search:
                 # Copies that the iteration lacks are met by the Krylov space of a fresh random block.
                 fresh = self._random(self.width) if checks == 0 else basis.images[:, -added:]
             else:
-                open_pairs = sizes > 1e-13 * norm
-                fresh = residuals[:, open_pairs]
-                if self.precondition is not None:
-                    fresh = self.precondition(fresh, values[chosen][open_pairs])
+                fresh = self._directions(residuals, sizes, values[chosen], asked, norm)
             checks = checks + 1 if converged else 0
             if len(values) + fresh.shape[1] > 2 * RESTART * self.width:
                 basis.restart(coordinates[:, self._ends(len(values), 2)])
@@ -161,10 +206,31 @@ class _Search:
         kept = chosen[wanted]
         return self._certified(values, basis, coordinates, kept, converged and checks > CHECKS)
 
+    def _directions(
+        self, residuals: Tensor, sizes: Tensor, values: Tensor, wanted: Tensor, norm: float
+    ) -> Tensor:
+        """Residuals of the ends that are still open, those of the small end preconditioned."""
+        half = len(values) // 2
+        parts = []
+        for end in (slice(0, half), slice(half, None)):
+            if bool((sizes[end][wanted[end]] <= self.tol * norm).all()):
+                continue
+            open_pairs = sizes[end] > 1e-2 * self.tol * norm
+            part = residuals[:, end][:, open_pairs]
+            if self.precondition is not None and end.start == 0:
+                part = self.precondition(part, values[end][open_pairs])
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
     def _ends(self, size: int, times: int = 1) -> Tensor:
         """Numbers of the iterated Ritz pairs at both ends."""
         width = min(times * self.width, size // 2)
         return torch.cat([torch.arange(width), torch.arange(size - width, size)])
+
+    def _asked(self, size: int) -> Tensor:
+        """Which of the iterated pairs, both ends in turn, lie at an end that was asked for."""
+        low = torch.arange(size) < size // 2
+        return (low & ("smallest" in self.ends)) | (~low & ("largest" in self.ends))
 
     def _wanted(self, size: int, chosen: Tensor) -> Tensor:
         return (chosen < self.count) | (chosen >= size - self.count)

@@ -34,6 +34,7 @@ class Reason(enum.Enum):
         "the coupling dropped between blocks is so large that its error bound says little; "
         "the neurons are not single-frequency enough"
     )
+    EXACT = "complete: every eigenvalue by an exact formula"
     EMPTY = "the space is empty: there is nothing to compute"
 
 

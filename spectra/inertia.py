@@ -34,15 +34,15 @@ def local_eigenvalues(at: Linearisation) -> Tensor | None:
     return torch.linalg.eigvalsh(at.local_blocks())
 
 
-def with_local_bounds(found: Spectrum, at: Linearisation, *, removed: int = 0) -> Spectrum:
+def with_local_bounds(found: Spectrum, local: Tensor, *, removed: int = 0) -> Spectrum:
     """A spectrum with what the local part proves about the eigenvalues that were not computed.
 
     Parameters
     ----------
     found : Spectrum
         Of the second variation of a functional with convex L, or of its compression to a subspace.
-    at : Linearisation
-        The same functional at the same measure.
+    local : Tensor, shape (q, D)
+        From `local_eigenvalues` of the same functional at the same measure.
     removed : int
         Dimensions that the compression took away.
 
@@ -53,9 +53,6 @@ def with_local_bounds(found: Spectrum, at: Linearisation, *, removed: int = 0) -
         least as many positive ones (less those removed), and the smallest one is not below the local one.
         Signs are counted beyond rounding.
     """
-    local = local_eigenvalues(at)
-    if local is None:
-        return found
     scale = max(found.norm, float(local.abs().max()))
     rounding = 16 * EPS * found.dimension**0.5 * scale
     negative = int((local < -rounding).sum())

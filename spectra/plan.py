@@ -11,11 +11,12 @@ import torch
 from manifold.errors import InputError, NotConvergedError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import block_spectrum, shifted_inverse
 from spectra.blocks import blocked_spectrum, check_blocks, frequency_blocks
+from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
-from spectra.inertia import with_local_bounds
+from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.variation import (
     DeflatedVariation,
     RestrictedVariation,
@@ -28,6 +29,7 @@ OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 60.0  # of an iteration nobody gave a limit for
+FACTOR_LIMIT = 10_000  # unknowns up to which the small end is preconditioned by a factorisation
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 
 
@@ -151,6 +153,9 @@ def plan_spectrum(
     size, m = q * dimension, functional.potential_count if potentials is None else len(potentials)
     if operator == "flat":
         return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
+    if operator == "chart":
+        total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = 8 * 4 * small * large + 8 * 4 * small * small
@@ -228,6 +233,9 @@ def compute_spectrum(
     -------
     SpectrumResult
     """
+    if plan.operator == "chart":
+        found = chart_spectrum(functional)
+        return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
     at = functional.linearise(measure)
     if plan.operator == "flat":
         found = dense_spectrum(flat_operator(at))
@@ -260,7 +268,16 @@ def _particle_spectrum(
     if inside:
         deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
     operator = deflated if inside else full
-    found = block_spectrum(operator, plan.count or 1, seed=seed, max_seconds=max_seconds)
     removed = deflated.removed if inside else 0
+    local = local_eigenvalues(full.at) if functional.convex else None
+    precondition = None
+    if local is not None and operator.dimension <= FACTOR_LIMIT:
+        lowest = float(local.min())  # below the spectrum: the interaction is positive semi-definite
+        precondition = shifted_inverse(
+            operator, lowest - 0.1 * abs(lowest) - 1e-7 * power_norm(full, seed=seed)
+        )
+    found = block_spectrum(
+        operator, plan.count or 1, seed=seed, max_seconds=max_seconds, precondition=precondition
+    )
     found = dataclasses.replace(found, dimension=found.dimension - removed)
-    return with_local_bounds(found, full.at, removed=removed) if functional.convex else found
+    return found if local is None else with_local_bounds(found, local, removed=removed)

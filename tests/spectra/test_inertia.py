@@ -11,7 +11,7 @@ from spectra.block_solvers import block_spectrum
 from spectra.constructions import f6
 from spectra.functionals import Decayed
 from spectra.group_task import LOSSES, GroupTask
-from spectra.inertia import with_local_bounds
+from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.variation import DeflatedVariation, SecondVariation
 
@@ -31,7 +31,7 @@ def test_local_inertia_encloses_counts_and_the_lowest_eigenvalue(loss, decay, sc
     at = functional.linearise(random_measure(task, 30, 1, scale))
     full = SecondVariation(at)
     exact = np.linalg.eigvalsh(full.dense().numpy())
-    found = with_local_bounds(block_spectrum(full, 5, tol=1e-7), at)
+    found = with_local_bounds(block_spectrum(full, 5, tol=1e-7), local_eigenvalues(at))
     zero = 1e-12 * abs(exact).max()  # null directions have no sign
     for name, count in (("negative", (exact < -zero).sum()), ("positive", (exact > zero).sum())):
         low, high = found.counts.bounds[name]
@@ -53,7 +53,7 @@ def test_bounds_in_a_subspace_count_what_was_taken_away():
     basis = torch.linalg.svd(projector)[0][:, : size - deflated.removed]
     exact = np.linalg.eigvalsh((basis.T @ full.dense() @ basis).numpy())
     deflated.shift = 1.0
-    found = with_local_bounds(block_spectrum(deflated, 5), at, removed=deflated.removed)
+    found = with_local_bounds(block_spectrum(deflated, 5), local_eigenvalues(at), removed=deflated.removed)
     assert found.counts.negative <= (exact < 0).sum() <= found.counts.most_negative
     assert found.counts.positive <= (exact > 0).sum()
     assert found.smallest_enclosure[0] <= exact[0] <= found.smallest_enclosure[1]
