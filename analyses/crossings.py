@@ -138,7 +138,7 @@ def follow_crossings(
     Raises
     ------
     InputError
-        If fewer than two steps can be used.
+        If fewer than two steps can be used, or a null control is to be trained further.
     CheckpointError
         If a step cannot be used and ``skip_bad`` is false.
     """
@@ -146,6 +146,8 @@ def follow_crossings(
         raise InputError(
             f"{run.path}: has one checkpoint; crossings need at least two (rhoscope analyze reads one)"
         )
+    if question.control != "none" and (refine_time or check_modes):
+        raise InputError("--control: a null control has no flow; leave out --refine-time and --check-modes")
     cache = run.path / "crossings_cache" if cache is None else cache
     found = records_of_run(run, layout, question, cache=cache, workers=workers, dask=dask, progress=progress)
     records, skipped = _usable(run, found, skip_bad)
@@ -303,6 +305,7 @@ def _document(study: CrossingStudy) -> dict[str, Any]:
         "run": str(study.run.path),
         "operator": study.question.operator,
         "subspace": study.question.subspace,
+        "control": study.question.control,
         "sign": "Hessian: positive = contracting",
         "group": study.run.config.get("group"),
         "optimizer": study.run.config.get("optimizer"),

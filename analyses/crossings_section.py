@@ -32,6 +32,9 @@ MARKS = {
 }
 
 
+CONTROLS = {"none": "E", "random": "Null control (weights shuffled): e"}
+
+
 def fan_figure(study: xr.Dataset) -> Figure:
     """Every branch against step on a symmetric-log axis, crossings marked at the middle of brackets."""
     figure, ((axes,),) = new_figure(size=(7.2, 4.6))
@@ -87,7 +90,7 @@ def crossings_section(study: xr.Dataset) -> Section:
     document = document_of(study)
     group = document.get("group") or "its group"
     return Section(
-        title=f"Eigenvalue crossings while training on {group}",
+        title=f"{CONTROLS[document['control']]}igenvalue crossings while training on {group}",
         story=[_story(document), _motion(document), *_linear(document), *document.get("notes", [])],
         facts=_facts(document),
         pictures=[

@@ -171,3 +171,22 @@ def test_flat_operator(flow_run):
     found = json.loads(call("crossings", flow_run, "--operator", "flat", "--json", "--quiet").stdout)
     assert min(min(row) for row in found["monotone"]["condition_D3L"]) == 0
     assert found["negative"] == [0] * 21  # the loss is convex in the potentials
+
+
+def test_null_control_has_no_transition(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--control", "random", "--json", "--quiet").stdout)
+    assert found["control"] == "random"
+    assert found["negative"][-1] > 0 == document["negative"][-1]
+    assert found["loss"][-1] > 100 * document["loss"][-1]
+    with pytest.raises(RhoscopeError, match="null control"):
+        call("crossings", flow_run, "--control", "random", "--check-modes", 2, "--quiet")
+    with pytest.raises(RhoscopeError, match="--control"):
+        call("crossings", flow_run, "--control", "labels", "--quiet")
+
+
+def test_two_workers_find_the_same(flow_run, document, tmp_path):
+    found = json.loads(
+        call("crossings", flow_run, "--workers", 2, "--cache", tmp_path, "--json", "--quiet").stdout
+    )
+    assert found["crossings"] == document["crossings"]
+    assert np.allclose(found["loss"], document["loss"], rtol=1e-12)
