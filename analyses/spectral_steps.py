@@ -29,10 +29,11 @@ from spectra.monotone import third_derivative_range
 from spectra.networks import GroupNetwork
 from spectra.plan import SpectrumPlan, compute_spectrum, plan_spectrum
 from spectra.potentials import GroupPotentials
+from spectra.variation import SecondVariation
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CONTROLS = ("none", "random")
-ARRAYS = ("eigenvalues", "errors", "vectors", "targets")
+ARRAYS = ("eigenvalues", "errors", "local", "vectors", "targets")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class StepRecord:
     ----------
     eigenvalues, errors : ndarray, shape (k,)
         Hessian sign, absolute bounds.
+    local : ndarray, shape (k,)
+        Share ``<v, Hess V v>`` of each eigenvalue; the rest is interaction. Zero for the flat operator.
     vectors : ndarray of float32, shape (N, k)
         Half-densities along the particles (for the flat operator along neurons).
     targets : ndarray of complex, shape (n - 1,)
@@ -122,6 +125,7 @@ class StepRecord:
 
     eigenvalues: np.ndarray
     errors: np.ndarray
+    local: np.ndarray
     vectors: np.ndarray
     targets: np.ndarray
     facts: dict[str, Any]
@@ -187,9 +191,13 @@ def compute_record(
         "plan": result.plan.sentence,
         "notes": list(subject.notes),
     }
+    lifted, local = result.lift(found.vectors), np.zeros(len(found.eigenvalues))
+    if question.operator == "wasserstein":
+        part = SecondVariation(objective.linearise(subject.measure), parts=("local",))
+        local = (lifted * part.apply(lifted)).sum(0).cpu().numpy()
     return StepRecord(
-        found.eigenvalues, found.errors,
-        result.lift(found.vectors).to(torch.float32).cpu().numpy(),  # seven digits suffice for overlaps
+        found.eigenvalues, found.errors, local,
+        lifted.to(torch.float32).cpu().numpy(),  # seven digits suffice for overlaps
         GroupPotentials.of(subject.network).targets.cpu().numpy(), facts,
     )  # fmt: skip
 
