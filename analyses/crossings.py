@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import subject_of
 from manifold.errors import CheckpointError, InputError, NotConvergedError
 from manifold.measures import ParticleMeasure
-from spectra.crossings import Branches, Crossing, CrossingKind, find_crossings, track
+from spectra.crossings import GOOD_OVERLAP, Branches, Crossing, CrossingKind, find_crossings, track
 from spectra.flow import refine
 from spectra.linearisation import check_linearisation, choose_modes
-from spectra.monotone import Monotony, monotony
+from spectra.monotone import Causes, Monotony, explain_moves, monotony
 from spectra.plan import compute_spectrum
 
 COUNTS = {
@@ -86,6 +87,13 @@ class CrossingStudy:
             return monotony(values, np.array([record.spectral.errors for record in self.records]))
         return monotony(self.branches.eigenvalues, self.branches.errors)
 
+    @property
+    def causes(self) -> Causes:
+        """Which part of the second variation moved the branches."""
+        padded = [np.append(record.local, np.nan) for record in self.records]  # -1 picks the NaN
+        local = np.stack([row[index] for row, index in zip(padded, self.branches.index, strict=True)])
+        return explain_moves(self.branches.eigenvalues, self.branches.errors, local)
+
     def fact(self, name: str) -> list[Any]:
         """One fact of every record."""
         return [record.facts[name] for record in self.records]
@@ -124,8 +132,8 @@ def follow_crossings(
     skip_bad : bool
         Leave out steps that cannot be used; otherwise the first one is an error.
     refine_time : bool
-        Bisect brackets of crossings by training again from the checkpoint before (flow and gradient
-        descent only), at most `REFINED_SPECTRA` new spectra.
+        Bisect brackets of crossings, and links of poor overlap, by training again from the checkpoint
+        before (flow and gradient descent only), at most `REFINED_SPECTRA` new spectra.
     check_modes : int
         How many modes to compare with the true flow, at the refined last step; 0: none.
     progress : Progress
@@ -138,7 +146,7 @@ def follow_crossings(
     Raises
     ------
     InputError
-        If fewer than two steps can be used.
+        If fewer than two steps can be used, or a null control is to be trained further.
     CheckpointError
         If a step cannot be used and ``skip_bad`` is false.
     """
@@ -146,6 +154,8 @@ def follow_crossings(
         raise InputError(
             f"{run.path}: has one checkpoint; crossings need at least two (rhoscope analyze reads one)"
         )
+    if question.control != "none" and (refine_time or check_modes):
+        raise InputError("--control: a null control has no flow; leave out --refine-time and --check-modes")
     cache = run.path / "crossings_cache" if cache is None else cache
     found = records_of_run(run, layout, question, cache=cache, workers=workers, dask=dask, progress=progress)
     records, skipped = _usable(run, found, skip_bad)
@@ -194,8 +204,8 @@ def _bisect(
     for done in range(REFINED_SPECTRA):
         progress(done, REFINED_SPECTRA, "bisecting brackets")
         steps = [record.facts["step"] for record in records]
-        _, events = _follow(records)
-        weight = np.zeros(len(records) - 1)
+        branches, events = _follow(records)
+        weight = 0.1 * (branches.overlaps < GOOD_OVERLAP).sum(1)  # links that may have lost their branch
         for event in events:
             weight[event.low : event.high] += 1
         weight *= np.diff(steps) > (1.5 if whole else 1e-6)
@@ -303,6 +313,7 @@ def _document(study: CrossingStudy) -> dict[str, Any]:
         "run": str(study.run.path),
         "operator": study.question.operator,
         "subspace": study.question.subspace,
+        "control": study.question.control,
         "sign": "Hessian: positive = contracting",
         "group": study.run.config.get("group"),
         "optimizer": study.run.config.get("optimizer"),
@@ -324,6 +335,7 @@ def _document(study: CrossingStudy) -> dict[str, Any]:
             "fraction_steps_hessian": motion.hessian_steps,
             "fraction_steps_jacobian": motion.jacobian_steps,
             "moves": motion.moves,
+            "causes": dataclasses.asdict(study.causes),
             "condition_D3L": study.fact("condition_D3L"),
         },
         "linearisation": study.linearisation,

@@ -26,11 +26,14 @@ from spectra.crossings import SpectralStep
 from spectra.flow import measured_point
 from spectra.functionals import Functional
 from spectra.monotone import third_derivative_range
+from spectra.networks import GroupNetwork
 from spectra.plan import SpectrumPlan, compute_spectrum, plan_spectrum
 from spectra.potentials import GroupPotentials
+from spectra.variation import SecondVariation
 
-CACHE_VERSION = 1
-ARRAYS = ("eigenvalues", "errors", "vectors", "targets")
+CACHE_VERSION = 2
+CONTROLS = ("none", "random")
+ARRAYS = ("eigenvalues", "errors", "local", "vectors", "targets")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,14 @@ class SpectralQuestion:
         Of start vectors.
     device : str
         torch device.
+    control : str
+        ``none``, or ``random``: a null control, every step's weights shuffled among all neurons and group
+        elements (each of a, b, c keeps its numbers, so its norm, but no structure).
 
     Raises
     ------
     InputError
-        For the chart operator.
+        For the chart operator or an unknown control.
     """
 
     operator: str = "wasserstein"
@@ -64,6 +70,7 @@ class SpectralQuestion:
     centred: bool | None = None
     seed: int = 0
     device: str = "cpu"
+    control: str = "none"
 
     def __post_init__(self) -> None:
         if self.operator == "chart":
@@ -71,6 +78,24 @@ class SpectralQuestion:
                 "--operator chart: L'' does not move for squared losses, so nothing crosses zero; "
                 "expected wasserstein or flat"
             )
+
+        if self.control not in CONTROLS:
+            raise InputError(f"--control: expected one of {', '.join(CONTROLS)}, got {self.control!r}")
+
+    def subject(self, subject: Subject) -> Subject:
+        """The subject to study: itself, or its null control."""
+        if self.control == "none":
+            return subject
+        net, rng = subject.network, torch.Generator().manual_seed(self.seed)
+
+        def shuffled(w: torch.Tensor | None) -> torch.Tensor | None:
+            if w is None:
+                return None
+            mixed = w.reshape(-1)[torch.randperm(w.numel(), generator=rng).to(w.device)].reshape(w.shape)
+            return mixed - mixed.mean(0) if subject.centred else mixed
+
+        mixed = GroupNetwork(net.group, shuffled(net.a), shuffled(net.b), shuffled(net.c), net.output_scale)
+        return dataclasses.replace(subject, network=mixed)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
         """Side, method and memory for a subject."""
@@ -88,6 +113,8 @@ class StepRecord:
     ----------
     eigenvalues, errors : ndarray, shape (k,)
         Hessian sign, absolute bounds.
+    local : ndarray, shape (k,)
+        Share ``<v, Hess V v>`` of each eigenvalue; the rest is interaction. Zero for the flat operator.
     vectors : ndarray of float32, shape (N, k)
         Half-densities along the particles (for the flat operator along neurons).
     targets : ndarray of complex, shape (n - 1,)
@@ -98,6 +125,7 @@ class StepRecord:
 
     eigenvalues: np.ndarray
     errors: np.ndarray
+    local: np.ndarray
     vectors: np.ndarray
     targets: np.ndarray
     facts: dict[str, Any]
@@ -163,9 +191,13 @@ def compute_record(
         "plan": result.plan.sentence,
         "notes": list(subject.notes),
     }
+    lifted, local = result.lift(found.vectors), np.zeros(len(found.eigenvalues))
+    if question.operator == "wasserstein":
+        part = SecondVariation(objective.linearise(subject.measure), parts=("local",))
+        local = (lifted * part.apply(lifted)).sum(0).cpu().numpy()
     return StepRecord(
-        found.eigenvalues, found.errors,
-        result.lift(found.vectors).to(torch.float32).cpu().numpy(),  # seven digits suffice for overlaps
+        found.eigenvalues, found.errors, local,
+        lifted.to(torch.float32).cpu().numpy(),  # seven digits suffice for overlaps
         GroupPotentials.of(subject.network).targets.cpu().numpy(), facts,
     )  # fmt: skip
 
@@ -224,7 +256,7 @@ def record_of_step(
             subject = subject_of(
                 run.read(step), layout, run, centred=question.centred, device=question.device
             )
-            return cached_record(subject, question, step=step, cache=cache)
+            return cached_record(question.subject(subject), question, step=step, cache=cache)
     except RhoscopeError as error:
         return str(error)
 

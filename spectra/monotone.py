@@ -60,6 +60,51 @@ def monotony(eigenvalues: np.ndarray, errors: np.ndarray) -> Monotony:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Causes:
+    """What moved the eigenvalues, for moves beyond error bounds.
+
+    An eigenvalue is ``<v, L v> = interaction + local``. For losses quadratic in the potentials L'' does not
+    move, so a change of the interaction part is motion of the Gram matrix ``K = E <grad r, grad r>``.
+
+    Parameters
+    ----------
+    rises, falls : int
+        Number of moves up and down.
+    rises_by_interaction, falls_by_interaction : float
+        Share of them in which the interaction part moved that way more than the local part (NaN: none).
+    """
+
+    rises: int
+    falls: int
+    rises_by_interaction: float
+    falls_by_interaction: float
+
+
+def explain_moves(eigenvalues: np.ndarray, errors: np.ndarray, local: np.ndarray) -> Causes:
+    """Attribute the moves of branches to the interaction or to the local part.
+
+    Parameters
+    ----------
+    eigenvalues, errors, local : ndarray, shape (T, B)
+        Of each branch, Hessian sign; ``local`` is ``<v, Hess V v>``; NaN where there is none.
+
+    Returns
+    -------
+    Causes
+    """
+    change, bound = np.diff(eigenvalues, axis=0), errors[1:] + errors[:-1]
+    by_local = np.diff(local, axis=0)
+    by_interaction = change - by_local
+    found = []
+    for sign in (1, -1):
+        moved = np.isfinite(change) & (sign * change > bound)
+        mainly = sign * by_interaction[moved] > sign * by_local[moved]
+        found.append((int(moved.sum()), float(mainly.mean()) if moved.any() else np.nan))
+    (rises, up), (falls, down) = found
+    return Causes(rises, falls, up, down)
+
+
 def third_derivative_range(outputs: Tensor, targets: Tensor) -> tuple[float, float]:
     """Extreme eigenvalues of ``sum_k [D^3 L]_k d_k L`` for the mean cross-entropy, outputs as potentials.
 

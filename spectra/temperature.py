@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from spectra.noisy_flow import DEGREES, NODES, NoisyFlow, rule
 RESIDUAL = 1e-12
 ZERO = 1e-8  # eigenvalues below this, relative to T plus the largest one, are zero
 SAME = 1e-6
+FLAT, DEGENERATE = 1e-5, 1e-2
 UNCERTAIN = 1e-12  # eigenvalues below this times T have no certain sign
 
 
@@ -311,8 +313,8 @@ def follow_branches(
                 natural = energy.solve(temperature, start)
             except NotConvergedError:
                 continue
-            mark = _fingerprint(energy, temperature, natural)
-            if any(np.allclose(mark, other, atol=SAME, rtol=0) for other in marks):
+            mark, reach = _fingerprint(energy, temperature, natural)
+            if any(np.allclose(mark, other, atol=reach, rtol=0) for other in marks):
                 continue
             marks.append(mark)
             if branch is None:
@@ -322,9 +324,16 @@ def follow_branches(
     return branches
 
 
-def _fingerprint(energy: FreeEnergy, temperature: float, natural: np.ndarray) -> np.ndarray:
+def _fingerprint(energy: FreeEnergy, temperature: float, natural: np.ndarray) -> tuple[np.ndarray, float]:
+    """What rotations do not change, and how far two of them may be apart for one and the same state.
+
+    At a transition the equation is degenerate: a residual at rounding level leaves its cube root in lambda.
+    """
     spread = np.sqrt(max(0.0, float(natural @ energy._moments(natural)[1] @ natural)))
-    return np.append(energy.second_variation(temperature, natural), spread)
+    values = energy.second_variation(temperature, natural)
+    flat = int((np.abs(values) < FLAT * temperature).sum())
+    degenerate = flat > energy.symmetry_zeros(temperature, natural)
+    return np.append(values, spread), DEGENERATE if degenerate else SAME
 
 
 def find_transitions(
@@ -352,14 +361,17 @@ def find_transitions(
         far = np.argsort(np.abs(values))[zeros:]
         return float(values[far].min()) if len(far) else temperature
 
+    def sign(temperature: float, natural: np.ndarray) -> int:
+        value = lowest(temperature, natural)
+        return 0 if abs(value) < UNCERTAIN * temperature else int(np.sign(value))
+
+    known = [None if one is None else sign(t, one) for t, one in zip(temperatures, branch, strict=True)]
+    certain = [i for i, value in enumerate(known) if value]
     found = []
-    for i in range(len(temperatures) - 1):
-        if branch[i] is None or branch[i + 1] is None:
+    for i, j in itertools.pairwise(certain):
+        if known[i] == known[j] or None in known[i:j]:
             continue
-        low, high, start = temperatures[i], temperatures[i + 1], branch[i]
-        signs = [np.sign(lowest(low, start)), np.sign(lowest(high, branch[i + 1]))]
-        if signs[0] * signs[1] >= 0:
-            continue
+        low, high, start = temperatures[i], temperatures[j], branch[i]
         while high - low > width:
             # Off the middle: a grid laid symmetrically around the transition would hit it, without a sign.
             middle = low + 0.47 * (high - low)
@@ -367,12 +379,12 @@ def find_transitions(
                 natural = energy.solve(middle, start)
             except NotConvergedError:
                 break
-            value = lowest(middle, natural)
-            if abs(value) < UNCERTAIN * middle:  # the bracket is as narrow as signs are certain
+            here = sign(middle, natural)
+            if not here:  # the bracket is as narrow as signs are certain
                 break
-            if np.sign(value) == signs[0]:
+            if here == known[i]:
                 low, start = middle, natural
             else:
                 high = middle
-        found.append(Transition(float(low), float(high), "up" if signs[1] > 0 else "down"))
+        found.append(Transition(float(low), float(high), "up" if known[j] > 0 else "down"))
     return found

@@ -89,6 +89,13 @@ def register(app: typer.Typer) -> None:
             int,
             typer.Option(min=0, help="Modes compared with the true flow at the end.", rich_help_panel=PANEL),
         ] = 0,
+        control: Annotated[
+            str,
+            typer.Option(
+                help="none | random: the null control with every step's weights shuffled.",
+                rich_help_panel=PANEL,
+            ),
+        ] = "none",
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
@@ -120,7 +127,7 @@ def register(app: typer.Typer) -> None:
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
         run = Run.open(run_dir, step_pattern=step_pattern)
-        question = SpectralQuestion(operator, subspace, eigenvalues, centred, seed, device)
+        question = SpectralQuestion(operator, subspace, eigenvalues, centred, seed, device, control)
         checkpoint = _readable(run, skip_bad)
         chosen = choose_layout(
             checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, output_scale=output_scale,

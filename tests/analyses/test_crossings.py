@@ -15,6 +15,7 @@ from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
 from manifold.errors import RhoscopeError
+from spectra.variation import SecondVariation
 
 
 def call(*arguments):
@@ -57,6 +58,9 @@ def test_document_of_a_flow_run(document, flow_run):
     assert len(branch["eigenvalues"]) == len(branch["errors"]) == 21
     assert document["monotone"]["condition_D3L"] == [[0, 0]] * 21
     assert 0 < document["monotone"]["fraction_nonincreasing_hessian"] < 1
+    causes = document["monotone"]["causes"]
+    assert causes["rises"] + causes["falls"] <= document["monotone"]["moves"]
+    assert 0 <= causes["rises_by_interaction"] <= 1
     assert document["linearisation"]["checked_modes"] == 4
     assert document["linearisation"]["max_relative_rate_error"] < 0.01
 
@@ -171,3 +175,34 @@ def test_flat_operator(flow_run):
     found = json.loads(call("crossings", flow_run, "--operator", "flat", "--json", "--quiet").stdout)
     assert min(min(row) for row in found["monotone"]["condition_D3L"]) == 0
     assert found["negative"] == [0] * 21  # the loss is convex in the potentials
+
+
+def test_null_control_has_no_transition(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--control", "random", "--json", "--quiet").stdout)
+    assert found["control"] == "random"
+    assert found["negative"][-1] > 0 == document["negative"][-1]
+    assert found["loss"][-1] > 100 * document["loss"][-1]
+    with pytest.raises(RhoscopeError, match="null control"):
+        call("crossings", flow_run, "--control", "random", "--check-modes", 2, "--quiet")
+    with pytest.raises(RhoscopeError, match="--control"):
+        call("crossings", flow_run, "--control", "labels", "--quiet")
+
+
+def test_two_workers_find_the_same(flow_run, document, tmp_path):
+    found = json.loads(
+        call("crossings", flow_run, "--workers", 2, "--cache", tmp_path, "--json", "--quiet").stdout
+    )
+    assert found["crossings"] == document["crossings"]
+    assert np.allclose(found["loss"], document["loss"], rtol=1e-12)
+
+
+def test_local_part_and_interaction_add_up(flow_run):
+    """<v, L v> with the interaction alone, by another product, is the rest of the eigenvalue."""
+    run = Run.open(flow_run)
+    subject = subject_of(run.read(100), run.layout, run)
+    record = spectral_steps.compute_record(subject, spectral_steps.SpectralQuestion(), step=100)
+    vectors = torch.as_tensor(record.vectors, dtype=torch.float64)
+    part = SecondVariation(subject.objective.linearise(subject.measure), parts=("interaction",))
+    interaction = (vectors * part.apply(vectors)).sum(0).numpy()
+    assert interaction + record.local == pytest.approx(record.eigenvalues, abs=1e-5)
+    assert np.abs(record.local).max() > 1e-2

@@ -11,7 +11,7 @@ from spectra.flow import gradient_flow, refine
 from spectra.functionals import PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.linearisation import check_linearisation, choose_modes
-from spectra.monotone import monotony, third_derivative_range
+from spectra.monotone import explain_moves, monotony, third_derivative_range
 from spectra.plan import compute_spectrum, plan_spectrum
 
 
@@ -94,3 +94,11 @@ def test_condition_against_third_derivatives_by_autodiff():
     low, high = third_derivative_range(f, targets)
     assert (low, high) == pytest.approx((float(expected[0]), float(expected[-1])), abs=1e-14)
     assert low < 0 < high
+
+
+def test_moves_are_attributed_to_the_part_that_moved():
+    values = np.array([[0.0, 0.0, 0.0, 1.0], [1.0, 1.0, -1.0, np.nan]])
+    local = np.array([[0.0, 0.0, 0.0, 0.0], [0.9, 0.2, 0.5, np.nan]])
+    found = explain_moves(values, np.full((2, 4), 1e-9), local)
+    assert (found.rises, found.falls) == (2, 1)
+    assert (found.rises_by_interaction, found.falls_by_interaction) == (0.5, 1.0)

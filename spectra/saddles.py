@@ -1,0 +1,87 @@
+"""Stationary points of any kind, saddles too: Levenberg-Marquardt on the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, lsmr
+
+from manifold.errors import NotConvergedError
+from manifold.measures import ParticleMeasure
+from spectra.flow import FixedPoint, classify, gradient_norm
+from spectra.functionals import Functional
+from spectra.variation import SecondVariation
+
+GROWTH, SHRINKAGE = 4.0, 0.25
+LARGEST_DAMPING = 1e6
+
+
+def nearest_stationary_point(
+    functional: Functional, measure: ParticleMeasure, *, tol: float = 1e-9, max_iterations: int = 200,
+    progress: Callable[[float, float, str], None] | None = None,
+) -> FixedPoint:  # fmt: skip
+    """Move the particles to a nearby point where grad V vanishes on them, whatever its stability.
+
+    Minimises ``|g|^2 / 2`` with g the gradient in half-density coordinates, whose Jacobian is the second
+    variation L: each step solves ``(L^2 + mu) p = -L g`` without matrices. The objective may rise, so this
+    ends at saddles too; it may stop at a point where ``L g = 0`` with g not zero.
+
+    Parameters
+    ----------
+    functional : Functional
+        The objective.
+    measure : ParticleMeasure
+        Start.
+    tol : float
+        Wanted ``max_j |grad V(z_j)|``.
+    max_iterations : int
+        Steps.
+    progress : callable, optional
+        Called with (step, steps, message).
+
+    Returns
+    -------
+    FixedPoint
+
+    Raises
+    ------
+    NotConvergedError
+        If the tolerance is not met; ``partial`` holds the `FixedPoint` reached.
+    """
+    root = measure.weights.sqrt()[:, None]
+    before, damping, now, taken = gradient_norm(functional, measure), 1e-2, measure, 0
+    at = functional.linearise(now)
+    while taken < max_iterations and float(at.gradient.norm(dim=1).max()) > tol:
+        if progress is not None:
+            progress(taken, max_iterations, "Levenberg-Marquardt towards a stationary point")
+        taken += 1
+        slope = (root * at.gradient).reshape(-1)
+        product = SecondVariation(at).linear_operator().matvec
+        operator = LinearOperator((len(slope),) * 2, matvec=product, rmatvec=product, dtype=np.float64)
+        scale = damping * float(slope.norm())  # less damping near the goal keeps convergence quadratic
+        step = lsmr(
+            operator, -slope.cpu().numpy(), damp=scale**0.5, atol=1e-10, btol=1e-10,
+            maxiter=500,
+        )[0]  # fmt: skip
+        moved = now.points + torch.as_tensor(step, device=root.device).reshape(now.points.shape) / root
+        tried = ParticleMeasure(moved, now.weights)
+        there = functional.linearise(tried)
+        if float((root * there.gradient).norm()) < float(slope.norm()):
+            now, at, damping = tried, there, max(SHRINKAGE * damping, 1e-12)
+        else:
+            damping *= GROWTH
+            if damping > LARGEST_DAMPING:
+                break
+    after = gradient_norm(functional, now)
+    distance = measure.expectation((now.points - measure.points).square().sum(1)) / measure.mass
+    kind = classify(functional, now, tol=tol)
+    found = FixedPoint(now, before, after, float(np.sqrt(float(distance))), kind, True, taken)
+    if after > tol:
+        raise NotConvergedError(
+            f"stationary point: max_j |grad V(z_j)| = {after:.2e} after {taken} steps, wanted {tol:.1e}; "
+            "start nearer to one, or ask for a larger tolerance",
+            partial=found,
+        )
+    return found

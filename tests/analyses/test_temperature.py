@@ -1,0 +1,71 @@
+"""`rhoscope temperature`: contract, dataset, page, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analyses.cli import build_app
+from analyses.studies import read_study
+from analyses.temperature import parse_grid
+from manifold.errors import InputError
+
+CIRCLE = ("--space", "S1", "--monomials", "x1;x2", "--loss-expr", "-(J/2)*(rho1**2+rho2**2)", "--quiet")
+
+
+def call(*arguments):
+    result = CliRunner().invoke(build_app("temperature"), ["temperature", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_document_dataset_and_page(tmp_path):
+    out, page = tmp_path / "t.nc", tmp_path / "t.html"
+    result = call(
+        *CIRCLE, "--param", "J=1", "--t-grid", "0.2:0.7:6", "--json", "--out", out, "--report", page,
+        "--figure-format", "png",
+    )  # fmt: skip
+    document = json.loads(result.stdout)
+    assert document["T"] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    kinds = {branch["kind"]: branch for branch in document["branches"]}
+    assert set(kinds) == {"uniform", "ordered"}
+    (critical,) = [one for one in document["critical"] if one["kind"] == "uniform"]
+    assert critical["T_low"] == pytest.approx(0.5, abs=1e-6)
+    assert critical["T_high"] == pytest.approx(0.5, abs=1e-6)
+    assert critical["direction"] == "up"
+    ordered = kinds["ordered"]
+    assert ordered["rho"][-1] is None
+    assert ordered["symmetry_zeros"][:3] == [1, 1, 1]
+    assert ordered["second_variation"][2][1] == pytest.approx(0.148, abs=5e-4)
+    assert ordered["rates"][0][1] == pytest.approx(0.710, abs=5e-4)
+    study = read_study(out)
+    assert study.rho.dims == ("branch", "T", "monomial")
+    assert np.isnan(study.rho.sel(branch="ordered").to_numpy()[-1]).all()
+    assert all({"units", "definition"} <= set(v.attrs) for v in study.data_vars.values())
+    assert "Temperature on S1" in page.read_text()
+
+
+def test_plan_only():
+    assert (
+        "plan: 2 temperatures on S1"
+        in call(*CIRCLE[:-1], "--param", "J=1", "--t-grid", "0.2:0.7:2", "--dry-run").output
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--t-grid", "0.2:0.7"), "LOW:HIGH:N"), (("--t-grid", "0.7:0.2:5"), "LOW:HIGH:N"),
+        (("--t-grid", "0.2:0.7:5"), "--param J"), (("--t-grid", "0.2:0.7:5", "--param", "J"), "NAME=VALUE"),
+        (("--t-grid", "0.2:0.7:5", "--param", "J=nan"), "finite"),
+    ],
+)  # fmt: skip
+def test_bad_input(more, message):
+    with pytest.raises(InputError, match=message):
+        call(*CIRCLE, *more)
+
+
+def test_grids():
+    assert parse_grid("0.5:1:2") == (0.5, 1.0)
