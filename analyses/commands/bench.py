@@ -42,13 +42,7 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Time and accuracy of our solvers against other tools; ratio = their time over ours.
-
-        Raises
-        ------
-        InputError
-            For an unknown bench or case.
-        """
+        """Time and accuracy of our solvers against other tools; ratio = their time over ours."""
         if name not in BENCHES:
             raise InputError(f"bench: expected {', '.join(BENCHES)}, got {name!r}")
         module = importlib.import_module(BENCHES[name])

@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
 
         The product lives in complex Fourier coefficients: one neuron per pair of neurons, every potential
         the product of those of A and B. Exit code 1 if a predicted 0 or 1 is not found.
-        """  # noqa: DOC501 - typer.Exit is the exit code, not an error
+        """
         check_export_name(out)
         check_outputs(out, force=force)
         subjects = [_subject(path, group, device, quiet) for path in (first, second)]
