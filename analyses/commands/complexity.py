@@ -99,7 +99,7 @@ def complexity(
     force: Force = False,
     figure_format: FigureFormat = "svg",
 ) -> None:
-    """Sample complexity of learning a G-invariant function: curves, gains, exponents, verdict."""  # noqa: DOC501
+    """Sample complexity of learning a G-invariant function: curves, gains, exponents, verdict."""
     from analyses.complexity.study import ComplexityOptions, plan_study, run_study, summary
     from analyses.complexity.study_report import write_report
 

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Write a network from a formula: F6, F4_6 (odd order), memorise, cosine (every group)."""  # noqa: DOC501
+        """Write a network from a formula: F6, F4_6 (odd order), memorise, cosine (every group)."""
         check_export_name(out)
         check_outputs(out, force=force)
         kind, options = name.value, {}
