@@ -309,7 +309,7 @@ def _eigenthings(network: GroupNetwork) -> Tool:
     def product(vector: np.ndarray) -> np.ndarray:
         return operator.matvec(torch.as_tensor(vector)).detach().numpy()
 
-    return product, lambda: eigenthings.lanczos(operator, k=COUNT).eigenvalues.numpy()
+    return product, lambda: eigenthings.lanczos(operator, k=COUNT, which="LA").eigenvalues.numpy()
 
 
 Tool = tuple[Callable[[np.ndarray], np.ndarray], Callable[[], np.ndarray]]
