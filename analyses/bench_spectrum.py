@@ -16,7 +16,6 @@ from torch import Tensor
 
 from analyses.studies import Progress, rhoscope_version, silent
 from analyses.training import RawGradient, TrainingPlan
-from manifold.errors import InputError
 from spectra.block_solvers import block_spectrum, shifted_inverse
 from spectra.group_task import GroupTask
 from spectra.inertia import local_eigenvalues
@@ -131,21 +130,12 @@ class _Case:
             self._row(own, "one product", ours, 1.0, f"{rate:.1f} Gflop/s by 18 n q^2 + 36 n^2 q"),
             self._row(generic, "one product", plain, plain / ours, f"relative difference {agreement:.1e}"),
         ]
-        rows += self._ends(
-            "largest",
-            own,
-            generic | {"tool": "torch double backward + eigsh"},
-            compare=True,
-            limit=20 if quick else 180,
-        )
-        rows += self._ends(
-            "smallest",
-            own,
-            generic | {"tool": "torch double backward + eigsh"},
-            compare=not quick,
-            limit=20 if quick else 180,
-        )
-        return rows + [self._foreign(tool) for tool in FOREIGN]
+        eigsh_tool = generic | {"tool": "torch double backward + eigsh"}
+        limit = 20 if quick else 180
+        ends, largest, norm = self._ends("largest", own, eigsh_tool, compare=True, limit=limit)
+        rows += ends + self._ends("smallest", own, eigsh_tool, compare=not quick, limit=limit)[0]
+        spans = {"product": ours, "largest": ends[0]["seconds"]}
+        return rows + [row for tool in FOREIGN for row in self._foreign(tool, spans, largest, norm)]
 
     def _agreement(self, vector: np.ndarray) -> float:
         """Difference of both products of one vector, brought to the same coordinates."""
@@ -160,7 +150,7 @@ class _Case:
 
     def _ends(
         self, end: str, own: dict, generic: dict, *, compare: bool, limit: float
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[list[dict], np.ndarray, float]:
         begin = time.perf_counter()
         precondition = None
         if end == "smallest" and self.full.dimension <= FACTOR_LIMIT:
@@ -180,7 +170,7 @@ class _Case:
         rows = [self._row(own, quantity, ours, 1.0, f"{state}largest residual {residual / found.norm:.1e}")]
         if compare:
             rows.append(self._generic_ends(generic, quantity, end, values, found.norm, ours))
-        return rows
+        return rows, values, found.norm
 
     def _generic_ends(
         self, tool: dict, quantity: str, end: str, values: np.ndarray, norm: float, ours: float
@@ -202,24 +192,38 @@ class _Case:
         worst = np.abs(found - values[: len(found)]).max(initial=0.0) / norm
         return self._row(tool, quantity, seconds, seconds / ours, f"{lost}difference {worst:.1e} of the norm")
 
-    def _foreign(self, name: str) -> dict[str, Any]:
-        """One product by another tool, where it is installed."""
+    def _foreign(self, name: str, ours: dict[str, float], largest: np.ndarray, norm: float) -> list[dict]:
+        """One product and the ten largest eigenvalues by another tool, where it is installed."""
+        module, make = FOREIGN[name]
         tool = {"tool": name, "version": None}
         try:
-            importlib.import_module(FOREIGN[name][0])
+            importlib.import_module(module)
         except ImportError:
-            return self._row(tool, "one product", None, None, "not installed (pip install rhoscope[bench])")
+            return [self._row(tool, "one product", None, None, "not installed (extra: bench)")]
         tool["version"] = importlib.metadata.version(name)
         vector = np.random.default_rng(self.seed).standard_normal(self.plain.size)
         try:
-            product = FOREIGN[name][1](self.network, vector)
-            seconds = _median(product, 3)
+            product, ten_largest = make(self.network)
+            reference = self.plain.product(vector)
+            worst = np.abs(product(vector) - reference).max() / np.abs(reference).max()
+            seconds = _median(lambda: product(vector), 3)
+            begin = time.perf_counter()
+            found = np.sort(ten_largest())[::-1] * self.network.raw_scale
+            span = time.perf_counter() - begin
         except Exception as error:  # a foreign tool may fail in any way; the bench reports it
-            return self._row(tool, "one product", None, None, f"{type(error).__name__}: {error}"[:200])
-        block = torch.as_tensor(vector)[:, None]
-        return self._row(
-            tool, "one product", seconds, seconds / _median(lambda: self.full.apply(block), 7), ""
-        )
+            text = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            return [self._row(tool, "one product", None, None, text)]
+        off = np.abs(found - largest[: len(found)]).max() / norm
+        return [
+            self._row(tool, "one product", seconds, seconds / ours["product"], f"difference {worst:.1e}"),
+            self._row(
+                tool,
+                "ten largest eigenvalues",
+                span,
+                span / ours["largest"],
+                f"difference {off:.1e} of the norm",
+            ),
+        ]
 
     def _row(
         self, tool: dict, quantity: str, seconds: float | None, ratio: float | None, error: str
@@ -257,33 +261,59 @@ class _ProjectedLoss(torch.nn.MSELoss):
         return residual.square().sum(-1).mean()
 
 
-def _curvlinops(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
+def _curvlinops(network: GroupNetwork) -> Tool:
+    """Its Hessian operator, and SciPy's eigsh on it as its documentation does."""
     curvlinops = importlib.import_module("curvlinops")
     module = _Module(network)
     operator = curvlinops.HessianLinearOperator(
-        module, _ProjectedLoss(), dict(module.named_parameters()), [_data(network)],
-        check_deterministic=False,
-    )  # fmt: skip
-    column = torch.as_tensor(vector)
-    return lambda: operator @ column
+        module, _ProjectedLoss(), list(module.parameters()), [_data(network)], check_deterministic=False
+    )
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        return (operator @ torch.as_tensor(vector)).detach().numpy()
+
+    def ten_largest() -> np.ndarray:
+        size = sum(p.numel() for p in module.parameters())
+        linear = LinearOperator((size, size), matvec=lambda v: product(v.ravel()), dtype=np.float64)
+        start = np.random.default_rng(0).standard_normal(size)
+        return eigsh(linear, k=COUNT, which="LA", tol=TOLERANCE, v0=start, return_eigenvectors=False)
+
+    return product, ten_largest
 
 
-def _pyhessian(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
+def _pyhessian(network: GroupNetwork) -> Tool:
+    """Its double backward, and its power iteration with default settings."""
+    pyhessian = importlib.import_module("pyhessian")
     utilities = importlib.import_module("pyhessian.utils")
+    module = _Module(network)
+    tool = pyhessian.hessian(module, _ProjectedLoss(), data=_data(network), cuda=False)
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        parts = torch.as_tensor(vector).split([p.numel() for p in tool.params])
+        columns = [part.reshape(p.shape) for part, p in zip(parts, tool.params, strict=True)]
+        found = utilities.hessian_vector_product(tool.gradsH, tool.params, columns)
+        return torch.cat([f.detach().flatten() for f in found]).numpy()
+
+    return product, lambda: np.array(tool.eigenvalues(top_n=COUNT)[0])
+
+
+def _eigenthings(network: GroupNetwork) -> Tool:
+    """Its Hessian operator, and its Lanczos with default settings."""
+    eigenthings = importlib.import_module("hessian_eigenthings")
     module, loss = _Module(network), _ProjectedLoss()
-    parameters = list(module.parameters())
     pairs, target = _data(network)
-    slopes = torch.autograd.grad(loss(module(pairs), target), parameters, create_graph=True)
-    parts = torch.as_tensor(vector).split([p.numel() for p in parameters])
-    columns = [part.reshape(p.shape) for part, p in zip(parts, parameters, strict=True)]
-    return lambda: utilities.hessian_vector_product(slopes, parameters, columns)
+    operator = eigenthings.HessianOperator(
+        module, [(pairs, target)], lambda model, batch: loss(model(batch[0]), batch[1])
+    )
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        return operator.matvec(torch.as_tensor(vector)).detach().numpy()
+
+    return product, lambda: eigenthings.lanczos(operator, k=COUNT, which="LA").eigenvalues.numpy()
 
 
-def _eigenthings(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
-    raise InputError("only its eigenvalue command is offered, no product of its own to time")
-
-
-FOREIGN: dict[str, tuple[str, Callable[[GroupNetwork, np.ndarray], Callable[[], Any]]]] = {
+Tool = tuple[Callable[[np.ndarray], np.ndarray], Callable[[], np.ndarray]]
+FOREIGN: dict[str, tuple[str, Callable[[GroupNetwork], Tool]]] = {
     "curvlinops-for-pytorch": ("curvlinops", _curvlinops),
     "pyhessian": ("pyhessian", _pyhessian),
     "hessian-eigenthings": ("hessian_eigenthings", _eigenthings),
