@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from analyses.cli import build_app
 from analyses.training import TrainingPlan, train
-from manifold.errors import InputError, OutputExistsError, TooLargeError
+from manifold.errors import InputError, NotConvergedError, OutputExistsError, TooLargeError
+from manifold.groups import FiniteAbelianGroup
+from spectra.partial import partial_solution
 from tests import oracles
 
 
@@ -70,6 +72,30 @@ def test_construct_compose_and_analyze_without_options(tmp_path):
     assert (family["name"], family["count"], family["share"]) == ("z_nu*z_syn", 3, 1.0)
     assert family["residual"] < 1e-7
     assert "plan: 18 x 14 = 252 neurons" in call(*arguments, "--force", "--dry-run").stderr
+
+
+def test_partial_solutions_multiply_to_a_solution(tmp_path):
+    for name, zeros in (("cross", "R_c"), ("squares", "R_n,R_*")):
+        told = call(
+            "construct",
+            "partial",
+            "--group",
+            "Z5",
+            "--zeros",
+            zeros,
+            "--out",
+            tmp_path / f"{name}.pt",
+            "--json",
+        )
+        assert json.loads(told.stdout)["loss"] > 0.1
+    parts = (tmp_path / "cross.pt", tmp_path / "squares.pt")
+    told = call("compose", "multiply", *parts, "--out", tmp_path / "solved.pt", "--json", "--quiet")
+    assert json.loads(told.stdout)["loss"] < 1e-24
+    assert run_plain(tmp_path / "solved.pt", 5)[0] == 1
+    with pytest.raises(NotConvergedError, match="more neurons"):
+        partial_solution(FiniteAbelianGroup((5,)), ["R_c"], neurons=1, tries=1)
+    with pytest.raises(InputError, match="R_x"):
+        call("construct", "partial", "--group", "Z5", "--zeros", "R_x", "--out", tmp_path / "no.pt")
 
 
 def test_bad_input(tmp_path):
