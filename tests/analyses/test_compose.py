@@ -35,17 +35,27 @@ def run_plain(path, n):
 
 def test_products_of_trained_refined_networks(tmp_path):
     for seed in (0, 1):
-        plan = TrainingPlan("Z11", width=40, steps=250, seed=seed)
+        plan = TrainingPlan("Z11", width=64, steps=500, seed=seed)
         train(plan, tmp_path / f"run{seed}")
     out = tmp_path / "product.pt"
-    arguments = ("compose", "multiply", tmp_path / "run0", tmp_path / "run1", "--refine", "--out", out)
+    arguments = (
+        "compose",
+        "multiply",
+        tmp_path / "run0",
+        tmp_path / "run1",
+        "--refine",
+        "--tolerance",
+        "1e-7",
+        "--out",
+        out,
+    )
     document = json.loads(call(*arguments, "--json", "--quiet").stdout)
-    assert document["neurons"] == 40 * 40
+    assert document["neurons"] == 64 * 64
     assert document["potentials"]["prediction_error"] < 1e-10
     assert document["sets"]["kept"]
     assert document["sets"]["predicted"]["ones"] >= 10  # every rho_kkk
     accuracy, _ = run_plain(out, 11)
-    assert accuracy == document["accuracy"] > 0.9
+    assert accuracy == document["accuracy"] == 1
 
 
 def test_construct_compose_and_analyze_without_options(tmp_path):
