@@ -275,6 +275,7 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
         },
         "count_bounds": spectrum.counts.bounds,
         "count_certified": spectrum.counts.certified,
+        "smallest_enclosure": spectrum.smallest_enclosure,
         "span_leak": result.leak,
         "converged": spectrum.converged,
         "reason": spectrum.reason.value,

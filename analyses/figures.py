@@ -94,7 +94,8 @@ def new_figure(
     return figure, axes
 
 
-def _add_legend(axes: Axes, **options) -> None:
+def add_legend(axes: Axes, **options) -> None:
+    """A legend in the style of the house."""
     with matplotlib.rc_context(STYLE):
         axes.legend(**options)
 
@@ -135,7 +136,7 @@ def loss_figure(study: xr.Dataset) -> Figure:
     upper.plot(steps, study.loss, color=BLUE, marker="o", markersize=3.5, label="loss $H$")
     if not np.allclose(study.loss, study.objective, rtol=1e-12):
         upper.plot(steps, study.objective, color=ORANGE, ls="--", label="objective ($H$ + decay)")
-        _add_legend(upper, loc="lower left")
+        add_legend(upper, loc="lower left")
     upper.set_yscale("log")
     upper.set_ylabel("loss $H$ (mean over pairs)")
     lower.plot(steps, 100 * study.accuracy, color=GREEN, marker="o", markersize=3.5)
@@ -163,7 +164,7 @@ def potentials_figure(study: xr.Dataset) -> Figure:
     )
     axes.set_ylabel(r"potential $\rho$ (dimensionless)")
     step_axis(axes, steps)
-    _add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
+    add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -210,7 +211,7 @@ def spectrum_figure(study: xr.Dataset, *, dimension: int | None = None) -> Figur
     axes.set_ylabel(r"eigenvalue $\lambda$ (loss per $|z|^2$)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(values):
-        _add_legend(axes, loc="best", title="error bars: absolute bound")
+        add_legend(axes, loc="best", title="error bars: absolute bound")
     return figure
 
 
@@ -258,7 +259,7 @@ def spectrum_steps_figure(study: xr.Dataset) -> Figure:
     lower.plot(steps, study["rank"], color="black", lw=1, ls=":", label="rank of $T_R$")
     lower.set_ylabel("directions (count)")
     lower.set_ylim(bottom=0)
-    _add_legend(lower, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
+    add_legend(lower, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
     step_axis(lower, steps)
     figure.align_ylabels()
     return figure

@@ -11,16 +11,22 @@ from pathlib import Path
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from analyses.crossings_section import crossings_section
 from analyses.figures import check_format, figure_bytes
+from analyses.maxent_section import maxent_section
 from analyses.network_sections import checkpoint_section, trajectory_section
 from analyses.sections import Picture, Section
 from analyses.studies import atomic_path, check_free
+from analyses.temperature import temperature_section
 from manifold.errors import InputError
 
 # attrs["study"] -> the function that makes its section; a new kind of study is one more line.
 SECTIONS: dict[str, Callable[[xr.Dataset], Section]] = {
     "trajectory": trajectory_section,
     "checkpoint": checkpoint_section,
+    "maxent": maxent_section,
+    "crossings": crossings_section,
+    "temperature": temperature_section,
 }
 MEDIA = {"svg": "image/svg+xml", "png": "image/png"}
 

@@ -293,6 +293,11 @@ def _rate(plan: TrainingPlan, step: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
 
 
+def learning_rates(plan: TrainingPlan) -> np.ndarray:
+    """Learning rate of each step of a plan, schedule included, shape (steps,)."""
+    return plan.lr * np.array([_rate(plan, step) for step in range(plan.steps)])
+
+
 def _flow_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: str):
     from spectra.functionals import Decayed
 

@@ -43,3 +43,19 @@ class NotConvergedError(RhoscopeError):
     def __init__(self, message: str, partial: Any = None):
         super().__init__(message)
         self.partial = partial
+
+
+class NotIntegrableError(RhoscopeError):
+    """A density grows without bound; ``direction`` is a unit vector along which it does."""
+
+    def __init__(self, message: str, direction: Any = None):
+        super().__init__(message)
+        self.direction = direction
+
+
+class InfeasibleMomentsError(RhoscopeError):
+    """No probability measure has these moments; ``certificate`` holds the separating direction."""
+
+    def __init__(self, message: str, certificate: Any = None):
+        super().__init__(message)
+        self.certificate = certificate

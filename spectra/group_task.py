@@ -80,6 +80,11 @@ class GroupTask(Functional):
             return n * (n - 1) ** 2 // 2 if self.centred else n * (n * n - 1) // 2
         return n * n * (n - 1) if self.projected else n**3
 
+    @property
+    @override
+    def convex(self) -> bool:
+        return True  # squared errors and cross-entropy are convex in the outputs, which are linear in mu
+
     # -- coordinates ---------------------------------------------------------------------------------
 
     def embed(self, points: Tensor) -> Triple:
@@ -148,7 +153,7 @@ class GroupTask(Functional):
             result += [
                 (self.gram_share, TrilinearTerm(weights, neurons)),
                 (self.gram_share, SquaresTerm(weights, neurons, basis)),
-                (self.gram_share, TargetTerm(weights, neurons, self.group)),
+                (self.gram_share, TargetTerm(weights, neurons, self.group, projected=self.projected)),
             ]
         table, coefficient = self._pair_table(take_back=gram)
         if len(table):
@@ -201,7 +206,10 @@ class GroupLinearisation(Linearisation):
         return self._gather([(coefficient, term.gradient()) for coefficient, term in self.terms])
 
     def _gather(self, triples: list[tuple[float, Triple]]) -> Tensor:
-        total = [sum(coefficient * triple[i] for coefficient, triple in triples) for i in range(3)]
+        total = [
+            sum(triple[i] if coefficient == 1 else coefficient * triple[i] for coefficient, triple in triples)
+            for i in range(3)
+        ]
         return self.task.restrict(tuple(total))
 
     @override

@@ -12,7 +12,11 @@ from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progre
 from manifold.errors import InputError
 
 # One module per bench; each offers ``CASES`` (names) and ``run(*, quick, cases, seed, progress) -> rows``.
-BENCHES = {"train": "analyses.bench_train"}
+BENCHES = {
+    "train": "analyses.bench_train",
+    "maxent": "analyses.bench_maxent",
+    "complexity": "analyses.bench_complexity",
+}
 EPILOG = """
 Examples:
 

@@ -1,0 +1,248 @@
+"""``rhoscope maxent``: the least committed measure with given symbols."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from analyses.commands.layout_options import (
+    ActivationOption,
+    ElementsOption,
+    GroupOption,
+    LayoutFile,
+    LossOption,
+    OutputScaleOption,
+    StepPattern,
+    TensorOptions,
+    choose_layout,
+)
+from analyses.commands.options import (
+    Csv,
+    Device,
+    DryRun,
+    FigureFormat,
+    Force,
+    Json,
+    Out,
+    Quiet,
+    Report,
+    Seed,
+    check_outputs,
+    deliver,
+    progress_bar,
+    say,
+)
+from analyses.lifts import BASES, SYMBOLS, lift_frequencies
+from analyses.maxent import analyse_lift, fit_moments
+from analyses.maxent_data import to_dataset
+from analyses.maxent_runs import add_trajectory, trajectory_document
+from analyses.maxent_text import summary_of_fits, summary_of_moments
+from analyses.runs import read_target
+from analyses.studies import plain, provenance
+from manifold.errors import InputError
+
+METHODS = ("newton", "trust-regions", "sampling")
+EPILOG = """
+Spaces: S<d> sphere, T<d> torus of d circles, products such as S2xS1. Coordinates: x1, x2, .. real;
+z1 = x1 + i x2, z2 = x3 + i x4, .. complex (on a torus z_k = exp(i theta_k)). A monomial is a product of
+powers, x1^2*x2, or the real or imaginary part of a complex product, Re(z1*z2*conj(z3)); several are
+separated by ';'.
+
+Examples:
+
+  rhoscope maxent --space S5 --monomials "Re(z1*z2*conj(z3))" --moments 0.1
+
+  rhoscope maxent --space S2 --monomials "x1^2; x2^2; x3" --moments 0.2,0.3,0.4 --json
+
+  rhoscope maxent runs/mod23 --base frequency-sphere --report maxent.html
+
+  rhoscope maxent runs/mod23 --all-steps --base torus --out trajectory.nc
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("maxent", epilog=EPILOG)
+    def command(
+        path: Annotated[
+            Path | None, typer.Argument(help="Checkpoint or run directory; leave out with --space.")
+        ] = None,
+        space: Annotated[
+            str | None, typer.Option(help="S5, T3, S2xS1, ..", rich_help_panel="Given moments")
+        ] = None,
+        monomials: Annotated[
+            str | None,
+            typer.Option(help="Expressions separated by ';'.", rich_help_panel="Given moments"),
+        ] = None,
+        moments: Annotated[
+            str | None,
+            typer.Option(
+                help="One number per monomial, separated by commas.", rich_help_panel="Given moments"
+            ),
+        ] = None,
+        method: Annotated[
+            str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments")
+        ] = "newton",
+        base: Annotated[
+            str, typer.Option(help=" | ".join(BASES), rich_help_panel="Checkpoint")
+        ] = "frequency-sphere",
+        symbols: Annotated[
+            str,
+            typer.Option(
+                help="target: Re, Im of z_a z_b z_c; all: every cubic monomial of the frequency.",
+                rich_help_panel="Checkpoint",
+            ),
+        ] = "target",
+        frequencies: Annotated[
+            int, typer.Option(help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint")
+        ] = 12,
+        step: Annotated[
+            int | None,
+            typer.Option(help="Which step of a run (default: last).", rich_help_panel="Checkpoint"),
+        ] = None,
+        all_steps: Annotated[
+            bool,
+            typer.Option(
+                "--all-steps", help="Follow the run: lambda, entropy, gap.", rich_help_panel="Checkpoint"
+            ),
+        ] = False,
+        layout: LayoutFile = None,
+        tensor: TensorOptions = None,
+        group: GroupOption = None,
+        loss: LossOption = None,
+        activation: ActivationOption = None,
+        output_scale: OutputScaleOption = None,
+        elements: ElementsOption = None,
+        step_pattern: StepPattern = None,
+        out: Out = None,
+        report: Report = None,
+        csv: Csv = None,
+        json: Json = False,
+        force: Force = False,
+        figure_format: FigureFormat = "svg",
+        seed: Seed = 0,
+        device: Device = "cpu",
+        quiet: Quiet = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        """The measure of largest entropy among all with the same potentials (symbols).
+
+        It has density exp(lambda . r) / Z against the uniform probability measure. Entropies are in nats,
+        at most 0; the entropy gap of a network is its Kullback-Leibler distance from that measure.
+        """
+        check_outputs(out, report, force=force)
+        _check(path, space, monomials, moments, method, base, symbols)
+        output = {"out": out, "csv": csv, "json": json, "force": force, "quiet": quiet}
+        if path is None:
+            values = _numbers(moments)
+            say(
+                f"plan: maximum entropy on {space}, {len(values)} moments, {method}, seed {seed}", quiet=quiet
+            )
+            if dry_run:
+                return
+            with progress_bar(quiet=quiet) as progress:
+                document = fit_moments(space, monomials, values, method=method, seed=seed, progress=progress)
+            text = summary_of_moments(document)
+        else:
+            options = {
+                "layout": layout, "tensor": tensor, "group": group, "loss": loss, "activation": activation,
+                "output_scale": output_scale, "elements": elements,
+            }  # fmt: skip
+            document = _of_path(
+                path, options, step=step, all_steps=all_steps, step_pattern=step_pattern, base=base,
+                symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
+            )  # fmt: skip
+            if document is None:
+                return
+            text = summary_of_fits(document)
+        document["provenance"] = provenance(seed=seed)
+        study = to_dataset(document)
+        study.attrs |= {"study": "maxent", "summary": dumps(plain(document))}
+        if "trajectory" in document:
+            study = add_trajectory(study, document["trajectory"])
+        if report is not None:
+            from analyses.report import write_report
+
+            write_report([study], report, force=force, figure_format=figure_format)
+            say(f"report written to {report}", quiet=quiet)
+        deliver(document, study=study, summary=text, **output)
+
+
+def _check(
+    path: Path | None, space: str | None, monomials: str | None, moments: str | None, method: str, base: str,
+    symbols: str,
+) -> None:  # fmt: skip
+    given = [
+        name
+        for name, value in (("--space", space), ("--monomials", monomials), ("--moments", moments))
+        if value
+    ]
+    if path is not None and given:
+        raise InputError(f"maxent: give a PATH, or {', '.join(given)}, not both")
+    if path is None and len(given) < 3:
+        raise InputError(
+            "maxent: give a checkpoint or run, or all of --space, --monomials and --moments (see --help)"
+        )
+    for name, value, known in (
+        ("--method", method, METHODS),
+        ("--base", base, BASES),
+        ("--symbols", symbols, SYMBOLS),
+    ):
+        if value not in known:
+            raise InputError(f"{name}: expected {', '.join(known)}, got {value!r}")
+
+
+def _numbers(text: str) -> list[float]:
+    words = text.replace(";", ",").split(",")
+    try:
+        return [float(word) for word in words if word.strip()]
+    except ValueError as error:
+        raise InputError(f"--moments: expected numbers separated by commas, got {text!r}") from error
+
+
+def _of_path(
+    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, step_pattern: str | None,
+    base: str, symbols: str, frequencies: int, seed: int, quiet: bool, dry_run: bool,
+) -> dict[str, Any] | None:  # fmt: skip
+    checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+    if all_steps and (run is None or not path.is_dir()):
+        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path}")
+    chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+    network = chosen.network(checkpoint)
+    steps = list(run.steps) if all_steps else [checkpoint.step]
+    say(
+        f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, "
+        f"symbols {symbols}, at most {frequencies} frequencies, seed {seed}",
+        quiet=quiet,
+    )
+    if dry_run:
+        return None
+    with progress_bar(quiet=quiet) as progress:
+        trajectory: list[dict[str, Any]] = []
+        chosen_k: set[tuple[int, ...]] = set()
+        for current in reversed(steps):  # the last step says which frequencies are followed
+            if all_steps:
+                network = chosen.network(run.read(current))
+            a, b, c = (z.numpy() for z in network.coefficients())
+            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            if not trajectory:
+                chosen_k = {lift.k for lift in lifts[:frequencies]}
+            found = []
+            for lift in (x for x in lifts if x.k in chosen_k):
+                done = len(trajectory) * len(chosen_k) + len(found)
+                progress(done, len(steps) * len(chosen_k), f"step {current}, frequency {lift.k}")
+                found.append(analyse_lift(lift, seed=seed, replicates=0 if all_steps else 6))
+            trajectory.append({"step": current, "fits": found})
+    trajectory.reverse()
+    fits = trajectory[-1]["fits"]
+    document: dict[str, Any] = {
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "base": base, "symbols": symbols, "fits": fits,
+    }  # fmt: skip
+    if all_steps:
+        document["trajectory"] = trajectory_document(trajectory)
+    return document

@@ -1,0 +1,67 @@
+"""The words of the maximum-entropy study: what gap, singular, face and dimension mean for this result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GLOSSARY = {
+    "entropy": "Entropy is counted against the uniform measure: 0 is total ignorance, each lost nat divides "
+    "the effective volume by e.",
+    "gap": "The entropy gap is h(mu*) - h(mu) = KL(mu || mu*): what the network knows beyond these symbols.",
+    "singular": "Singular: the neurons fill a set of lower dimension than the space, so their true entropy "
+    "is minus infinity and the finite gap only measures it at the resolution of the sample.",
+    "face": "Face: moments on the boundary of what any measure can have force all mass onto the set where "
+    "their combination is largest (for z_a z_b z_c: equal moduli and aligned phases, a two-torus).",
+    "dimension": "Dimension: rank of the Fisher information, the number of independent symbols.",
+}
+
+
+def _number(value: Any, form: str = ".6g") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _gap(fit: dict[str, Any]) -> str:
+    error = fit.get("entropy_gap_error")
+    return _number(fit.get("entropy_gap"), ".3f") + ("" if error is None else f" +- {error:.2f}")
+
+
+def summary_of_moments(document: dict[str, Any]) -> str:
+    """A few lines for the terminal about one fit."""
+    lines = [f"maximum entropy on {document['space']} (reference: uniform probability measure)"]
+    for name, rho, lam in zip(document["monomials"], document["moments"], document["lambda"], strict=True):
+        lines.append(f"  {name:<32} moment {rho:>12.6g}   lambda {_number(lam, '>14.8g')}")
+    face = document["face"]
+    if face is None:
+        lines.append(f"log partition {document['log_partition']:.10g}, entropy "
+                     f"{document['entropy']:.10g} nats, dimension {document['dimension']}, "
+                     f"condition {document['condition']:.3g}")  # fmt: skip
+    else:
+        lines.append(f"on a face of dimension {face['dimension']} ({face['kind']}): singular, entropy on "
+                     f"the face {_number(face.get('entropy'))} nats")  # fmt: skip
+        lines.append(GLOSSARY["face"])
+    for sentence in document["diagnostics"].get("dependent", []):
+        lines.append(f"dependent: {sentence}")
+    lines.append(f"moment error {document['moment_error']:.1e} standard deviations; {document['reason']}")
+    return "\n".join(lines)
+
+
+def summary_of_fits(document: dict[str, Any]) -> str:
+    """A table for the terminal about the frequencies of a network."""
+    head = (f"{'frequency':>10} {'neurons':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} "
+            f"{'empirical':>10} {'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
+    lines = [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
+    for fit in document["fits"]:
+        lam = fit["lambda"]
+        size = None if lam is None or any(v is None for v in lam) else sum(v * v for v in lam) ** 0.5
+        singular = {True: "yes", False: "no", None: "too few neurons"}[fit.get("singular")]
+        lines.append(
+            f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['neurons']:>8} "
+            f"{fit['boundary_ratio']:>9.5f} {_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
+            f"{_number(fit.get('empirical_entropy'), '.3f'):>10} {_gap(fit):>14} "
+            f"{_number(fit['dimension'], 'd'):>5} "
+            f"{_number(fit.get('intrinsic_dimension'), '.2f'):>6} {singular}"
+        )
+        if not fit["converged"]:
+            lines.append(f"           not fitted: {fit['reason']}")
+    lines += ["", *(GLOSSARY[key] for key in ("entropy", "gap", "singular", "face", "dimension"))]
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""Maximum-entropy density estimation with the manners of scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+
+from manifold.errors import InputError
+from manifold.expressions import parse_monomials
+from manifold.fitting import fit
+from manifold.maxent import MaxEntFamily
+from manifold.spaces import parse_space
+
+
+class MaxEntDensity(DensityMixin, BaseEstimator):
+    """The maximum-entropy density with the sample's moments of given monomials.
+
+    By duality this is the maximum-likelihood member of the exponential family ``exp(lambda . r)``.
+
+    Parameters
+    ----------
+    space : str
+        Such as ``S2``, ``T3``, ``S2xS1``.
+    monomials : str
+        Expressions separated by ``;`` (see `manifold.expressions.parse_monomials`).
+    method : {"newton", "trust-regions"}
+        As in `manifold.fitting.fit`.
+
+    Attributes
+    ----------
+    family_ : MaxEntFamily
+    fit_ : MaxEntFit
+    lambda_ : ndarray, shape (m,)
+    entropy_ : float
+        Nats, against the uniform probability measure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> points = np.array([[0, 0, 1.0], [0, 1.0, 0], [0, 0.6, 0.8]])
+    >>> MaxEntDensity("S2", "x2;x3").fit(points).entropy_ < 0
+    True
+    """
+
+    def __init__(self, space: str = "S2", monomials: str = "x1;x2;x3", *, method: str = "newton"):
+        self.space = space
+        self.monomials = monomials
+        self.method = method
+
+    def fit(self, X: np.ndarray, y: None = None, sample_weight: np.ndarray | None = None) -> MaxEntDensity:
+        """Fit to points of the space.
+
+        Parameters
+        ----------
+        X : ndarray, shape (q, ambient)
+        y : None
+            Ignored.
+        sample_weight : ndarray, shape (q,), optional
+
+        Returns
+        -------
+        MaxEntDensity
+            Itself.
+        """
+        place = parse_space(self.space)
+        functions = parse_monomials(self.monomials, place)
+        points = self._points(X, place)
+        weights = np.ones(len(points)) if sample_weight is None else np.asarray(sample_weight, float)
+        moments = weights / weights.sum() @ functions.values(torch.as_tensor(points)).numpy()
+        self.family_ = MaxEntFamily(place, functions)
+        self.fit_ = fit(self.family_, moments, method=self.method)
+        self.lambda_, self.entropy_ = self.fit_.lam, self.fit_.entropy
+        self.n_features_in_ = points.shape[1]
+        return self
+
+    @staticmethod
+    def _points(X: np.ndarray, place) -> np.ndarray:
+        points = np.asarray(X, float)
+        if points.ndim != 2 or points.shape[1] != place.ambient:
+            raise InputError(f"X: expected shape (q, {place.ambient}) on {place.name}, got {points.shape}")
+        if np.abs(place.project(torch.as_tensor(points)).numpy() - points).max(initial=0) > 1e-6:
+            raise InputError(f"X: expected points on {place.name}; project them first (Space.project)")
+        return points
+
+    def score_samples(self, X: np.ndarray) -> np.ndarray:
+        """Log density at points, against the uniform probability measure, shape (q,)."""
+        return self.family_.log_density(self.lambda_, self._points(X, self.family_.space))
+
+    def score(self, X: np.ndarray, y: None = None) -> float:
+        """Mean log density (log-likelihood per point), nats."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
+        """Points from the fitted density, shape (n_samples, ambient)."""
+        return self.family_.sample(self.lambda_, n_samples, seed=random_state)

@@ -1,0 +1,201 @@
+"""Branches and zero crossings of planted families, whose truth is known by construction."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from manifold.errors import InputError
+from spectra.crossings import CrossingKind, SpectralStep, find_crossings, track
+
+STEPS = 21
+TIMES = np.linspace(-1, 1, STEPS)
+WIDTH = TIMES[1] - TIMES[0]
+ERROR = 1e-11
+
+
+class Planted:
+    """Blocks of a symmetric matrix family in a slowly turning frame, with the truth of each block."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.blocks, self.crossings, self.touches, self.avoided = [], [], [], 0
+        self.intervals = self.rng.permutation(np.arange(2, STEPS - 3)).tolist()
+
+    def crossing(self, copies=1, at=None, direction=None):
+        place = self.intervals.pop() + 0.5 if at is None else at
+        slope = (direction or self.rng.choice([-1, 1])) * self.rng.uniform(0.8, 1.2)
+        t0 = TIMES[0] + WIDTH * place
+        self.blocks.append(lambda t: slope * (t - t0) * np.eye(copies))
+        self.crossings += [(int(place), "up" if slope > 0 else "down")] * copies
+
+    def opposed_pair(self):
+        interval = self.intervals.pop()
+        self.crossing(at=interval + 0.2, direction=1)
+        self.crossing(at=interval + 0.8, direction=-1)
+
+    def touch(self):
+        place, size = self.intervals.pop(), self.rng.choice([-1, 1]) * self.rng.uniform(0.5, 2)
+        self.blocks.append(lambda t: np.array([[size * (t - TIMES[place]) ** 2]]))
+        self.touches.append(place)
+
+    def avoided_crossing(self, level):
+        gap, slope = 10 ** self.rng.uniform(-2.5, -0.5), self.rng.uniform(0.8, 1.2)
+        t0 = TIMES[0] + WIDTH * (self.intervals.pop() + self.rng.uniform(0.3, 0.7))
+        self.blocks.append(
+            lambda t: level * np.eye(2) + np.array([[slope * (t - t0), gap], [gap, -slope * (t - t0)]])
+        )
+        self.avoided += level == 0
+
+    def steps(self, solver_seed=0):
+        sizes = [len(block(0.0)) for block in self.blocks]
+        n = sum(sizes) + 3
+        turn = np.triu(self.rng.standard_normal((n, n)), 1)
+        turn = 0.05 * (turn - turn.T) / np.linalg.norm(turn, 2)
+        frame = np.linalg.qr(self.rng.standard_normal((n, n)))[0]
+        solver, found = np.random.default_rng(solver_seed), []
+        for t in TIMES:
+            matrix = scipy.linalg.block_diag(*(block(t) for block in self.blocks), 5 * np.eye(3))
+            values, vectors = np.linalg.eigh(matrix)
+            values[np.abs(values) < 1e-14] = 0
+            vectors = frame @ scipy.linalg.expm(t * turn) @ vectors
+            found.append(SpectralStep(values, np.full(n, ERROR), scrambled(values, vectors, solver)))
+        return found
+
+
+def scrambled(values, vectors, rng):
+    """The same eigenspaces with another basis inside degenerate ones, as a solver may return them."""
+    vectors = vectors * rng.choice([-1, 1], len(values))
+    for value in np.unique(values.round(9)):
+        same = np.flatnonzero(np.abs(values - value) < 1e-8)
+        vectors[:, same] = vectors[:, same] @ np.linalg.qr(rng.standard_normal((len(same), len(same))))[0]
+    return vectors
+
+
+def random_family(seed):
+    family = Planted(seed)
+    for _ in range(family.rng.integers(1, 4)):
+        family.crossing()
+    family.crossing(copies=int(family.rng.integers(2, 4)))
+    family.touch()
+    family.opposed_pair()
+    family.avoided_crossing(0.0)
+    family.avoided_crossing(family.rng.choice([-3.0, 3.0]))
+    return family
+
+
+def of_kind(events, kind):
+    return [e for e in events if e.kind is kind]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_planted_families_are_classified(seed):
+    family = random_family(seed)
+    steps = family.steps()
+    events = find_crossings(steps, track(steps))
+    crossings = of_kind(events, CrossingKind.CROSSING)
+    assert sorted((e.low, e.direction) for e in crossings) == sorted(family.crossings)
+    assert all(e.high == e.low + 1 for e in crossings)
+    touches = of_kind(events, CrossingKind.TOUCH)
+    assert sorted((e.low + 1, e.high - 1) for e in touches) == [(p, p) for p in sorted(family.touches)]
+    assert len(of_kind(events, CrossingKind.UNRESOLVED)) in ({0, 2} if family.avoided else {0})
+
+
+def paths(branches, steps):
+    """Tracks as a set of value sequences, whatever their numbers."""
+    rounded = np.where(branches.index >= 0, branches.eigenvalues, np.inf).round(9) + 0.0
+    return sorted(map(tuple, rounded.T))
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_permuted_input_and_another_basis_of_clusters_leave_the_tracks(seed):
+    steps = random_family(seed).steps()
+    again = random_family(seed).steps(solver_seed=5)
+    rng = np.random.default_rng(seed)
+    mixed = []
+    for step in again:
+        order = rng.permutation(len(step.eigenvalues))
+        mixed.append(SpectralStep(step.eigenvalues[order], step.errors[order], step.vectors[:, order]))
+    first, second = track(steps), track(mixed)
+    assert paths(first, steps) == paths(second, mixed)
+    summary = [
+        sorted((e.low, e.high, e.direction, e.kind.value) for e in find_crossings(s, b))
+        for s, b in ((steps, first), (mixed, second))
+    ]
+    assert summary[0] == summary[1]
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_time_reversal_leaves_the_tracks(seed):
+    steps = random_family(seed).steps()
+    forward, backward = track(steps), track(steps[::-1])
+    turned = sorted(tuple(path[::-1]) for path in paths(backward, steps))
+    assert paths(forward, steps) == turned
+    flipped = {"up": "down", "down": "up", "none": "none"}
+    there = sorted((e.low, e.high, e.direction, e.kind.value) for e in find_crossings(steps, forward))
+    back = find_crossings(steps[::-1], backward)
+    last = STEPS - 1
+    assert there == sorted((last - e.high, last - e.low, flipped[e.direction], e.kind.value) for e in back)
+
+
+def diagonal(rows, errors=ERROR, complete=True):
+    rows = np.atleast_2d(np.array(rows, float))
+    k = rows.shape[1]
+    return [SpectralStep(row, np.full(k, errors), np.eye(k), complete) for row in rows]
+
+
+def test_branches_leave_a_cluster_as_they_came():
+    """Two lines meet exactly at a step, where the solver's basis is arbitrary."""
+    steps = diagonal([[1, 3], [2, 2], [3, 1]])
+    turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
+    steps[1] = SpectralStep(steps[1].eigenvalues, steps[1].errors, turn)
+    branches = track(steps)
+    assert branches.eigenvalues.T.tolist() == [[1, 2, 3], [3, 2, 1]]
+    assert branches.overlaps == pytest.approx(np.ones((2, 2)))
+
+
+def test_wide_bounds_and_ends_at_zero_are_unresolved():
+    steps = diagonal([[1], [0.05], [1]], errors=0.1)
+    assert [e.kind for e in find_crossings(steps, track(steps))] == [CrossingKind.UNRESOLVED]
+    steps = diagonal([[-1], [-0.5], [0]])
+    (event,) = find_crossings(steps, track(steps))
+    assert (event.kind, event.low, event.high) == (CrossingKind.UNRESOLVED, 1, 2)
+    steps = diagonal([[-1], [0.05], [1]], errors=0.1)
+    (event,) = find_crossings(steps, track(steps))
+    assert (event.kind, event.low, event.high) == (CrossingKind.CROSSING, 0, 2)
+
+
+def test_marginal_branches_make_no_events():
+    steps = diagonal([[0, 1], [0, 1], [0, 2]])
+    assert find_crossings(steps, track(steps)) == []
+
+
+def test_rank_may_change():
+    steps = [*diagonal([[1.0, 2.0]]), SpectralStep([1.1], [ERROR], np.eye(2)[:, :1]), *diagonal([[1, 2]])]
+    branches = track(steps)
+    assert (branches.index >= 0).sum(1).tolist() == [2, 1, 2]
+    assert branches.eigenvalues[:, 0].tolist() == [1, 1.1, 1]
+    assert np.isnan(branches.eigenvalues[1, 1])
+
+
+def test_poor_overlap_is_evidence_only_with_complete_spectra():
+    vectors = [np.eye(3)[:, :1], np.eye(3)[:, 1:2]]
+    for complete, kind in ((True, CrossingKind.CROSSING), (False, CrossingKind.UNRESOLVED)):
+        steps = [SpectralStep([s], [ERROR], v, complete) for s, v in zip((-1, 1), vectors, strict=True)]
+        (event,) = find_crossings(steps, track(steps))
+        assert (event.kind, event.overlap) == (kind, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "errors", "vectors"),
+    [([1], [1, 2], np.eye(1)), ([1], [-1], np.eye(1)), ([np.nan], [0], np.eye(1)), ([1], [0], np.eye(2))],
+)
+def test_bad_steps(values, errors, vectors):
+    with pytest.raises(InputError):
+        SpectralStep(values, errors, vectors)
+
+
+def test_bad_sequences():
+    with pytest.raises(InputError, match="at least one"):
+        track([])
+    with pytest.raises(InputError, match="one dimension"):
+        track([*diagonal([[1.0]]), *diagonal([[1.0, 2.0]])])
