@@ -94,7 +94,8 @@ def factor(network: GroupNetwork, *, tol: float = FIT_TOLERANCE) -> tuple[Freque
         distinct = _distinct(own)
         real = network.group.negatives[k] == k
         residuals = {} if real else _residuals(distinct)
-        best = min(residuals, key=residuals.get, default=OTHER)
+        # Rounded, so that what lies in both families of order 6 counts for the smaller one, listed first.
+        best = min(residuals, key=lambda name: round(residuals[name], 9), default=OTHER)
         name = best if residuals.get(best, np.inf) <= tol else OTHER
         result.append(FrequencyFactor(int(k), len(distinct), len(own), residuals, name))
     return tuple(result)

@@ -279,7 +279,8 @@ class TargetTerm(Term):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates at real characters, and those of conjugate pairs as complex numbers cos + i sin."""
-        pairs = x[..., self.fixed :].contiguous()  # an odd row length cannot be viewed as complex
+        # Always a copy: odd row lengths and odd offsets (one neuron) cannot be viewed as complex.
+        pairs = x[..., self.fixed :].clone(memory_format=torch.contiguous_format)
         return x[..., : self.fixed], torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
 
     def _join(self, real: Tensor, paired: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from analyses.studies import provenance
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from spectra.constructions import CONSTRUCTIONS
+from spectra.partial import partial_solution
 
 EPILOG = """
 Examples:
@@ -22,9 +23,11 @@ Examples:
   rhoscope construct F6 --group Z23 --out f6.pt
 
   rhoscope construct cosine --group Z4xZ6 --neurons 4096 --seed 3 --out cosine.safetensors
+
+  rhoscope construct partial --zeros R_n,R_* --group Z5 --out quiet.pt
 """
 
-Construction = Enum("Construction", {name: name for name in CONSTRUCTIONS}, type=str)
+Construction = Enum("Construction", {name: name for name in (*CONSTRUCTIONS, "partial")}, type=str)
 
 
 def register(app: typer.Typer) -> None:
@@ -35,26 +38,36 @@ def register(app: typer.Typer) -> None:
         name: Annotated[Construction, typer.Argument(help="Which formula.")],
         out: Annotated[Path, typer.Option(help="File to write: .pt or .safetensors.")],
         group: Annotated[str, typer.Option(help="Such as Z23 or Z3xZ5.")],
-        neurons: Annotated[int | None, typer.Option(help="Of the cosine circuit [default: 512].")] = None,
+        neurons: Annotated[
+            int | None, typer.Option(help="Width of cosine [default: 512] and partial [default: 8].")
+        ] = None,
+        zeros: Annotated[
+            str | None, typer.Option(help="partial: sets to make 0, some of R_c,R_n,R_*; R_g is 1.")
+        ] = None,
         json: Json = False,
         force: Force = False,
         seed: Seed = 0,
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Write a network from a formula: F6, F4_6 (odd order), memorise, cosine (every group)."""
+        """Write a network from a formula: F6, F4_6 (odd order), memorise, cosine; or solve for partial."""
         check_export_name(out)
         check_outputs(out, force=force)
         kind, options = name.value, {}
         if kind == "cosine":
             options = {"neurons": 512 if neurons is None else neurons, "seed": seed}
+        elif kind == "partial":
+            names = [name.strip() for name in (zeros or "").split(",") if name.strip()]
+            options = {"neurons": 8 if neurons is None else neurons, "seed": seed, "zeros": names}
         elif neurons is not None:
-            raise InputError(f"--neurons: only cosine has a free width, {kind} has not; leave it out")
+            raise InputError(f"--neurons: only cosine and partial have a free width, {kind} has not")
+        if zeros is not None and kind != "partial":
+            raise InputError(f"--zeros: only partial asks for sets, {kind} does not; leave it out")
         target = FiniteAbelianGroup.parse(group)
         say(f"plan: {kind} on {target.name} (n = {target.order})", quiet=quiet)
         if dry_run:
             return
-        network = CONSTRUCTIONS[kind](target, **options)
+        network = (CONSTRUCTIONS | {"partial": partial_solution})[kind](target, **options)
         write_network(
             out, network, provenance=provenance(seed=seed) | {"construction": kind, **options}, force=force
         )

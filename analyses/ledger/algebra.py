@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 
 from analyses.ledger.entries import Claim, Hypothesis, Verdict, examines
 from analyses.ledger.laboratory import Laboratory, random_network
 from analyses.order_parameters import plain_projected_mse
-from manifold.errors import NotConvergedError
 from manifold.groups import FiniteAbelianGroup
+from manifold.measures import ParticleMeasure
 from spectra.constructions import f4, f4_6, f6
-from spectra.flow import refine
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
 from spectra.potentials import GroupPotentials
@@ -110,36 +110,56 @@ def non_binary_endpoints(lab: Laboratory) -> Claim:
     """Stationary points of the flow with potentials that are neither 0 nor 1."""
     group = FiniteAbelianGroup((5,))
     task = GroupTask(group, centred=True)
-    points, balance = [], []
-    for i, width in enumerate((1, 2, 3, 4, 6, 8) if lab.quick else (1, 2, 3, 4, 6, 8, 10, 12, 16, 24)):
+    points, balance, open_ended = [], [], 0
+    for i, width in enumerate((1, 2, 1, 2, 3) if lab.quick else (1, 2) * 8 + (3, 4, 6, 8)):
         rng = np.random.default_rng(lab.seed + i)
         start = random_network("Z5", width, rng, scale=0.8, centred=True)
-        try:
-            end = refine(task, start.measure(centred=True), tol=1e-7, max_iterations=300)
-        except NotConvergedError:
+        end = _descended(task, start.measure(centred=True))
+        gradient = float(task.gradient(end).norm(dim=1).max())
+        if gradient > 1e-5:  # H of so few neurons may have no minimum: weights grow for ever
+            open_ended += 1
             continue
-        network = start.with_points(end.measure.points, centred=True)
+        network = start.with_points(end.points, centred=True)
         targets = GroupPotentials.of(network).targets
-        loss = task.value(end.measure)
+        loss = task.value(end)
         distance = float(torch.minimum(targets.abs(), (targets - 1).abs()).max())
         points.append({"neurons": width, "loss": loss, "seed": lab.seed + i, "distance_from_binary": distance,
-                       "sum_of_targets": float(targets.real.sum())})  # fmt: skip
+                       "sum_of_targets": float(targets.real.sum()), "gradient": gradient})  # fmt: skip
         balance.append(abs(loss - _loss_from_targets(network)))
     other = [point for point in points if point["distance_from_binary"] > 0.05 and point["loss"] > 1e-6]
     smallest = min((point["sum_of_targets"] for point in other), default=float("nan"))
     return Claim(
         "non-binary-endpoints",
         "Gradient descent may end at non-binary potentials, for instance sum_k rho_kkk = 0 with each != 0.",
-        Verdict.CORRECTED if other and max(balance) < 1e-6 and smallest > 0 else Verdict.UNDECIDED,
-        {"points": points, "found": len(other), "identity_error": max(balance, default=None), "group": "Z5"},
+        Verdict.CORRECTED if other and max(balance) < 1e-5 and smallest > 0 else Verdict.UNDECIDED,
+        {
+            "points": points,
+            "found": len(other),
+            "open_ended": open_ended,
+            "identity_error": max(balance, default=None),
+            "group": "Z5",
+        },
         f"Found at {len(other)} of {len(points)} stationary points, all of narrow networks. The example is "
         "impossible: potentials are cubic, so at a stationary point sum_k Re rho_kkk equals the quadratic "
         "part of "
         "n H, which is at least sum_k |rho_kkk|^2; hence H = (n-1)/n - (1/n) sum_k Re rho_kkk there "
         "(measured), "
         "and a vanishing sum makes every rho_kkk vanish.",
-        (Hypothesis("max |grad V| <= 1e-7 at the points used", len(points), bool(points)),),
+        (Hypothesis("max |grad V| <= 1e-5 at the points used", len(points), bool(points)),),
     )
+
+
+def _descended(task: GroupTask, measure: ParticleMeasure) -> ParticleMeasure:
+    """Go down to a stationary point by quasi-Newton steps (narrow networks only)."""
+    shape = measure.points.shape
+
+    def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+        linear = task.linearise(ParticleMeasure(torch.as_tensor(x.reshape(shape))))
+        return linear.value, linear.gradient.numpy().reshape(-1) / len(measure)
+
+    options = {"gtol": 1e-9, "ftol": 0.0, "maxiter": 1500, "maxfun": 3000, "maxcor": 50}
+    end = minimize(at, measure.points.numpy().reshape(-1), jac=True, method="L-BFGS-B", options=options)
+    return ParticleMeasure(torch.as_tensor(end.x.reshape(shape)))
 
 
 def _loss_from_targets(network: GroupNetwork) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import curve_fit
+from scipy.optimize import curve_fit, linear_sum_assignment, minimize
 
 from analyses.ledger.entries import Claim, Hypothesis, Verdict, examines
 from analyses.ledger.laboratory import FlowRun, Laboratory, flow_run, random_network
@@ -14,6 +14,7 @@ from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
 from spectra.flow import gradient_flow
 from spectra.functionals import PotentialFunctional
+from spectra.group_task import GroupTask
 from spectra.potentials import group_monomials
 
 
@@ -46,8 +47,8 @@ def decoupled_potentials(lab: Laboratory) -> Claim:
         "monomials only.",
         (Hypothesis("field is O(d)-equivariant (defect 0)", defect, defect < 0.01),
          Hypothesis("K diagonal, square-free monomials at N(0, I)", kinds["square-free"],
-                    kinds["square-free"] < 0.05),
-         Hypothesis("K diagonal, monomials a_k^2 c at N(0, I)", kinds["squared"], kinds["squared"] < 0.05)),
+                    kinds["square-free"] < 0.005),
+         Hypothesis("K diagonal, monomials a_k^2 c at N(0, I)", kinds["squared"], kinds["squared"] < 0.005)),
     )  # fmt: skip
 
 
@@ -234,3 +235,55 @@ def mean_field_limit(lab: Laboratory) -> Claim:
         f"q^{slopes['loss_std']:.2f} (H), standard error {error:.2f}; independent particles give -1/2. "
         "Tested before the transition; its time depends on the start.",
     )  # fmt: skip
+
+
+@examines("minimising-movement")
+def minimising_movement(lab: Laboratory) -> Claim:
+    """One step of the minimising-movement scheme against the flow, with and without the square."""
+    run = lab.learning
+    middle = int(np.argmin(np.abs(run.losses - 0.7)))
+    start = ParticleMeasure(run.measures[middle].points[:24].clone())
+    taus, errors, moves, matched = (0.2, 0.1, 0.05, 0.025), [], [], True
+    for tau in taus:
+        step = _movement(run.task, start, tau, square=True)
+        *_, flowed = gradient_flow(run.task, start, np.array([0.0, tau]), rtol=1e-9, atol=1e-11)
+        errors.append(float((step.points - flowed.points).square().sum(1).mean() ** 0.5))
+        cost = torch.cdist(start.points, step.points).square().numpy()
+        matched &= bool((linear_sum_assignment(cost)[1] == np.arange(len(start))).all())
+        stuck = _movement(run.task, start, tau, square=False)
+        moves.append(float((stuck.points - start.points).square().sum(1).mean() ** 0.5))
+    order = float(np.polyfit(np.log(taus), np.log(errors), 1)[0])
+    speed = float(run.task.gradient(start).square().sum(1).mean() ** 0.5)
+    good = abs(order - 2) < 0.3 and matched and max(moves[-2:]) < 1e-6
+    return Claim(
+        "minimising-movement",
+        "A step argmin_nu H(nu) + W_2(mu, nu)/(2 tau) follows the flow as tau -> 0.",
+        Verdict.CORRECTED if good else Verdict.UNDECIDED,
+        {"tau": taus, "distance_to_flow": errors, "order": order, "optimal_coupling_is_identity": matched,
+         "moved_without_square": moves, "speed_of_flow": speed, "particles": len(start), "run": run.facts},
+        f"With the square, W_2^2/(2 tau), one step differs from the flow by tau^{order:.2f} (theory: 2). "
+        "Without the square the step does not move at all once 1/(2 tau) exceeds the slope.",
+        (Hypothesis("particles stay matched (identity coupling optimal)", matched, matched),),
+    )  # fmt: skip
+
+
+def _movement(task: GroupTask, start: ParticleMeasure, tau: float, *, square: bool) -> ParticleMeasure:
+    """``argmin H(nu) + W^2/(2 tau)``, or W in place of W^2, over particles matched to those of the start."""
+    origin, q = start.points, len(start)
+
+    def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+        points = torch.as_tensor(x.reshape(origin.shape))
+        linear = task.linearise(ParticleMeasure(points))
+        gap = points - origin
+        distance = float(gap.square().sum() / q) ** 0.5
+        value = distance**2 if square else distance
+        slope = 2 * gap / q if square else gap / (q * max(distance, 1e-12))
+        total = linear.gradient / q + slope / (2 * tau)
+        return linear.value + value / (2 * tau), total.numpy().reshape(-1)
+
+    begin = origin.numpy().reshape(-1)
+    if not square:  # away from the kink, which is where such a step ends
+        begin = begin - tau * task.gradient(start).numpy().reshape(-1)
+    options = {"gtol": 1e-12, "ftol": 0.0, "maxiter": 2000}
+    end = minimize(at, begin, jac=True, method="L-BFGS-B", options=options)
+    return ParticleMeasure(torch.as_tensor(end.x.reshape(origin.shape)))

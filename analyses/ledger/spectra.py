@@ -104,7 +104,7 @@ def intrinsic_dimension(lab: Laboratory) -> Claim:
         {"group": "Z3", "m": m, "width_sweep": widths, "decay_sweep": decays, "seed": lab.seed},
         "The rank of T_R is min(m, q(D-1)): the width drops out once q >= m/(D-1). Decay lowers it only "
         "where it "
-        f"switches neurons off (alive and rank along the sweep: "
+        f"leaves fewer neurons than that (alive and rank along the sweep: "
         f"{', '.join(str((row['alive'], row['rank'])) for row in decays)}).",
     )
 

@@ -127,3 +127,15 @@ def test_the_comparison_can_fail():
     one = GroupTask(group).linearise(net.measure()).product(fields)
     two = GroupTask(group).linearise(other.measure()).product(fields)
     assert (one - two).abs().max() > 1e-3 * one.abs().max()
+
+
+@pytest.mark.parametrize("orders", [(3,), (4,), (5,)])
+def test_one_neuron(orders):
+    rng = np.random.default_rng(0)
+    group = FiniteAbelianGroup(orders)
+    a, b, c = torch.as_tensor(rng.normal(size=(3, group.order, 1)))
+    network = GroupNetwork(group, a, b, c, 0.1)
+    task = GroupTask(group)
+    by_hand = float(oracles.naive_loss(a, b, c, 0.1, orders, "projected_mse"))
+    for gram in (True, False):
+        assert task.linearise(network.measure(), gram=gram).value == pytest.approx(by_hand, rel=1e-12)
