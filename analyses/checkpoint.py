@@ -16,6 +16,7 @@ from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject
 from manifold.errors import InputError, NotConvergedError
 from manifold.monomials import Monomials
+from spectra.families import FIT_TOLERANCE, NAMES, factor, shares
 from spectra.flow import FixedPoint, FixedPointKind, measured_point, refine
 from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_spectrum
 from spectra.potentials import group_monomials
@@ -154,7 +155,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "spectrum": _spectrum(found),
         "dof": _degrees(found),
         "decoupling": found.coupling,
-        "solutions": None,
+        "solutions": _solutions(found),
         "entropy": None,
         "notes": [*subject.notes, *([found.problem] if found.problem else [])],
         "timing": {"seconds": found.seconds},
@@ -217,6 +218,27 @@ def _neurons(found: CheckpointAnalysis) -> dict[str, Any]:
     }
 
 
+def _solutions(found: CheckpointAnalysis) -> dict[str, Any]:
+    """The polynomial families of the frequencies, with the median residual of each."""
+    factors = factor(found.subject.network)
+    share = shares(factors)
+    families = []
+    for name in NAMES:
+        residuals = [f.residual for f in factors if f.name == name and np.isfinite(f.residual)]
+        families.append({
+            "name": name,
+            "count": sum(f.name == name for f in factors),
+            "share": share[name],
+            "residual": float(np.median(residuals)) if residuals else None,
+        })  # fmt: skip
+    frequencies = [
+        {"k": _frequency(found, f.frequency), "order": f.order, "neurons": f.neurons, "name": f.name,
+         "residual": f.residual}
+        for f in factors
+    ]  # fmt: skip
+    return {"families": families, "frequencies": frequencies, "tolerance": FIT_TOLERANCE}
+
+
 def _fixed_point(point: FixedPoint) -> dict[str, Any]:
     return {
         "gradient_norm": point.gradient_norm,
@@ -253,6 +275,7 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
         },
         "count_bounds": spectrum.counts.bounds,
         "count_certified": spectrum.counts.certified,
+        "smallest_enclosure": spectrum.smallest_enclosure,
         "span_leak": result.leak,
         "converged": spectrum.converged,
         "reason": spectrum.reason.value,
@@ -317,6 +340,8 @@ def summary(found: CheckpointAnalysis) -> str:
         f"potentials: {100 * document['potentials']['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; "
         + ", ".join(f"{name} {100 * v:.0f} % at 0" for name, v in document["potentials"]["zeros"].items()),
         f"purity: median {document['neurons']['purity_median'] or 0:.4f}",
+        "families of frequencies: "
+        + ", ".join(f"{f['count']} {f['name']}" for f in document["solutions"]["families"] if f["count"]),
         f"fixed point: {point.kind.value}, max |grad V| {point.gradient_norm_after:.1e}"
         + (f", moved {point.moved:.1e}" if point.refined else ""),
         f"second variation ({spectrum['operator']}, {spectrum['subspace']}, {spectrum['side']} side): "

@@ -12,7 +12,8 @@ from manifold.errors import RhoscopeError
 
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
-    "train", "analyze", "crossings", "temperature", "maxent", "inspect", "convert", "report", "demo", "bench",
+    "train", "analyze", "crossings", "temperature", "maxent", "complexity", "compose", "construct", "claims",
+    "inspect", "convert", "report", "demo", "bench",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 
 
 def maxent_figures(study: xr.Dataset) -> dict[str, Figure]:
-    """The figures that a study has data for, by title.
+    """The figures that a study has data for, by name.
 
     Parameters
     ----------
@@ -24,11 +24,11 @@ def maxent_figures(study: xr.Dataset) -> dict[str, Figure]:
     """
     figures = {}
     if "boundary_ratio" in study:
-        figures["Entropy and distance to the face"] = frequency_figure(study)
+        figures["entropies"] = frequency_figure(study)
     if "neuron_phase" in study:
-        figures["Neurons on the torus of phases"] = torus_figure(study)
+        figures["torus"] = torus_figure(study)
     if "path_entropy" in study:
-        figures["Path on the maximum-entropy manifold"] = path_figure(study)
+        figures["path"] = path_figure(study)
     return figures
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analyses.crossings_section import crossings_section
 from analyses.figures import check_format, figure_bytes
+from analyses.maxent_section import maxent_section
 from analyses.network_sections import checkpoint_section, trajectory_section
 from analyses.sections import Picture, Section
 from analyses.studies import atomic_path, check_free
@@ -23,6 +24,7 @@ from manifold.errors import InputError
 SECTIONS: dict[str, Callable[[xr.Dataset], Section]] = {
     "trajectory": trajectory_section,
     "checkpoint": checkpoint_section,
+    "maxent": maxent_section,
     "crossings": crossings_section,
     "temperature": temperature_section,
 }

@@ -91,7 +91,7 @@ class MaxEntFamily:
         if deepest > MAX_AXES:
             raise InputError(
                 f"{space.name}: these monomials couple {deepest} polar axes, quadrature takes at most "
-                f"{MAX_AXES}; use the sampler"
+                f"{MAX_AXES}; use the sampler (--method sampling)"
             )
         self._memory: dict = {}
         if not self.independent.size:

@@ -92,7 +92,7 @@ def fit_by_sampling(
         lam = lam + gain * move
         if settled >= 3:
             history.append(lam.copy())
-        if settled < 4 or step % 6 == 0:
+        if size > 0.6 or step == 0:  # far from the last lambda: a ladder of its own, chains from scratch
             sampler.prepare(lam)
             found = sampler.run(lam, sweeps=sweeps, warmup=12)
         else:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from manifold.errors import InputError
@@ -27,6 +26,15 @@ class Reason(enum.Enum):
         "the iteration limit was reached before all requested eigenvalues met the tolerance; "
         "those listed carry their true residuals"
     )
+    BLOCKS = (
+        "complete: every eigenvalue of the uncoupled blocks; the norm of the dropped coupling, bounded with "
+        "probability 1 - 1e-9, is the error of all of them (Weyl)"
+    )
+    COUPLED = (
+        "the coupling dropped between blocks is so large that its error bound says little; "
+        "the neurons are not single-frequency enough"
+    )
+    EXACT = "complete: every eigenvalue by an exact formula"
     EMPTY = "the space is empty: there is nothing to compute"
 
 
@@ -44,7 +52,7 @@ class Spectrum:
     residuals : ndarray, shape (k,)
         ``|L v - lambda v|`` recomputed with the operator after the solve, |v| = 1.
     vectors : Tensor, shape (N, k)
-        Unit eigenvectors.
+        Unit eigenvectors; no columns where they are not kept (block decomposition).
     dimension : int
         Dimension N of the space the operator acts on.
     norm : float
@@ -59,6 +67,10 @@ class Spectrum:
         Whether everything asked for met the tolerance.
     reason : Reason
         Why the solver stopped.
+    at_least, at_most : tuple of int
+        Proved bounds of the numbers of negative and positive eigenvalues, beyond those listed.
+    lowest : float or None
+        Proved lower bound of the smallest eigenvalue (the smallest Ritz value is an upper one).
     """
 
     eigenvalues: np.ndarray
@@ -72,10 +84,24 @@ class Spectrum:
     matvecs: int
     converged: bool
     reason: Reason
+    at_least: tuple[int, int] = (0, 0)
+    at_most: tuple[int | None, int | None] = (None, None)
+    lowest: float | None = None
     counts: Counts = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", Counts.of(self))
+
+    @property
+    def smallest_enclosure(self) -> tuple[float, float] | None:
+        """Certified interval of the smallest eigenvalue; None where there is no lower bound."""
+        if not len(self.eigenvalues) or (self.lowest is None and not self.complete):
+            return None
+        low, error = float(self.eigenvalues[0]), float(self.errors[0])
+        rounding = 16 * EPS * self.dimension**0.5 * self.norm
+        if self.complete:
+            return low - error, low + error
+        return min(self.lowest, low), low + rounding  # a Ritz value is never below the smallest eigenvalue
 
     def largest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The largest eigenvalues, descending, with their error bounds."""
@@ -99,7 +125,9 @@ class Counts:
     undetermined : int
         Neither: the bound is too wide, or the eigenvalue was not computed.
     certified : bool
-        Whether the counts are exact (complete spectrum and nothing undetermined).
+        Whether the counts are exact (nothing undetermined).
+    most_negative, most_positive : int
+        Upper bounds of the numbers of negative and positive eigenvalues.
     """
 
     negative: int
@@ -107,32 +135,58 @@ class Counts:
     positive: int
     undetermined: int
     certified: bool
+    most_negative: int
+    most_positive: int
 
     @classmethod
     def of(cls, spectrum: Spectrum) -> Counts:
-        """Count the signs of a spectrum."""
+        """Count the signs of a spectrum; proved bounds count what was not computed."""
         values, errors = spectrum.eigenvalues, spectrum.errors
-        negative, positive = int((values < -errors).sum()), int((values > errors).sum())
+        negative = max(int((values < -errors).sum()), spectrum.at_least[0])
+        positive = max(int((values > errors).sum()), spectrum.at_least[1])
         close = np.abs(values) <= errors
         marginal = (
             int((close & (errors <= 1e-8 * spectrum.norm)).sum()) if spectrum.norm else int(close.sum())
         )
-        rest = spectrum.dimension - negative - positive - marginal
-        return cls(negative, marginal, positive, rest, spectrum.complete and rest == 0)
+        rest = max(0, spectrum.dimension - negative - positive - marginal)
+        most = [
+            known + rest if bound is None else min(bound, known + rest)
+            for known, bound in zip((negative, positive), spectrum.at_most, strict=True)
+        ]
+        return cls(negative, marginal, positive, rest, spectrum.complete and rest == 0, *most)
 
     @property
     def bounds(self) -> dict[str, list[int]]:
-        """Two-sided bounds of each count: undetermined eigenvalues may have any sign."""
+        """Two-sided bounds of each count: undetermined eigenvalues may have any sign not excluded."""
         return {
-            name: [getattr(self, name), getattr(self, name) + self.undetermined]
-            for name in ("negative", "marginal", "positive")
+            "negative": [self.negative, self.most_negative],
+            "marginal": [self.marginal, self.marginal + self.undetermined],
+            "positive": [self.positive, self.most_positive],
         }
 
 
-def _certify(
+def certify(
     operator: SymmetricOperator, values: np.ndarray, vectors: Tensor, *, complete: bool, method: str,
-    converged: bool, reason: Reason,
+    converged: bool, reason: Reason, at_least: tuple[int, int] = (0, 0),
 ) -> Spectrum:  # fmt: skip
+    """A `Spectrum` from approximate eigenpairs: residuals and errors recomputed with the operator.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    values : ndarray, shape (k,)
+        Eigenvalues in any order.
+    vectors : Tensor, shape (N, k)
+        Their unit vectors.
+    complete, method, converged, reason
+        As in `Spectrum`.
+    at_least : tuple of int
+        Numbers of negative and of positive eigenvalues that are proved to exist.
+
+    Returns
+    -------
+    Spectrum
+    """
     order = np.argsort(values)
     values, vectors = values[order], vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
     image = operator.apply(vectors)
@@ -148,7 +202,7 @@ def _certify(
         errors = residuals * (1 + defect) + rounding
     return Spectrum(
         values, errors, residuals, vectors, operator.dimension, norm, complete, method, operator.matvecs,
-        converged, reason,
+        converged, reason, at_least,
     )  # fmt: skip
 
 
@@ -182,52 +236,9 @@ def dense_spectrum(operator: SymmetricOperator) -> Spectrum:
     else:
         values, found = scipy.linalg.eigh(matrix.numpy(), driver="evd")
         vectors = torch.as_tensor(found)
-    return _certify(
+    return certify(
         operator, values, vectors, complete=True, method="dense", converged=True, reason=Reason.DENSE
     )
-
-
-def krylov_spectrum(
-    operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 3000
-) -> Spectrum:
-    """Both ends of the spectrum by implicitly restarted Lanczos (ARPACK).
-
-    Parameters
-    ----------
-    operator : SymmetricOperator
-    count : int
-        Eigenvalues at each end.
-    tol : float
-        Wanted residual, relative to the operator norm.
-    seed : int
-        Of the start vector.
-    max_products : int
-        Limit of products per end; what has converged by then is returned, marked.
-
-    Returns
-    -------
-    Spectrum
-        Not complete; copies of degenerate eigenvalues may be missing, so counts are never certified.
-    """
-    start = np.random.default_rng(seed).standard_normal(operator.dimension)
-    basis = min(operator.dimension - 1, max(4 * count, 40))
-    values, vectors, converged = [], [], True
-    for which in ("LA", "SA"):
-        try:
-            found = eigsh(
-                operator.linear_operator(), k=count, which=which, v0=start, tol=tol, ncv=basis,
-                maxiter=max(1, max_products // (basis - count)),
-            )  # fmt: skip
-        except ArpackNoConvergence as stopped:
-            found = (stopped.eigenvalues, stopped.eigenvectors)
-            converged = False
-        values.append(found[0])
-        vectors.append(found[1])
-    joined = torch.as_tensor(np.concatenate(vectors, axis=1), device=operator.device)
-    return _certify(
-        operator, np.concatenate(values), joined, complete=False, method="implicitly restarted Lanczos",
-        converged=converged, reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
-    )  # fmt: skip
 
 
 def power_norm(operator: SymmetricOperator, *, seed: int = 0, steps: int = 8) -> float:

@@ -80,6 +80,11 @@ class Functional(ABC):
     def potential_count(self) -> int:
         """Number m of independent potentials."""
 
+    @property
+    def convex(self) -> bool:
+        """Whether L is convex, so that the interaction part is positive semi-definite; default: unknown."""
+        return False
+
     def value(self, measure: ParticleMeasure) -> float:
         """H[mu]."""
         return self.linearise(measure).value
@@ -206,6 +211,11 @@ class Decayed(Functional):
     def potential_count(self) -> int:
         """Potentials of the undecayed loss; |z|^2 acts as a fixed outer potential, not as a symbol."""
         return self.functional.potential_count
+
+    @property
+    @override
+    def convex(self) -> bool:
+        return self.functional.convex
 
     def linearise(self, measure: ParticleMeasure) -> Linearisation:
         """Value, first and second variation of the decayed objective."""

@@ -5,11 +5,13 @@ trivial character. With the prediction ``f = (1/2n) sum_j w_j c_j (a_j[x] + b_j[
 error over all pairs is a constant plus three terms, each with value, gradient and second variation:
 
 - `TrilinearTerm`: ``(1/n) sum_jl w_j w_l (a_j.a_l)(b_j.b_l)(c_j.c_l)`` over the non-trivial part of a, b;
-- `SquaresTerm`: ``(1/4n) |C^T W Q|^2``, Q the squares of the neurons, split into a part that depends on x
-  alone, one on y alone and the mean;
+- `SquaresTerm`: ``|C^T W Q|^2``, Q the squares of the neurons, split into a part that depends on x alone,
+  one on y alone and the mean;
 - `TargetTerm`: ``-(2/n) sum_{k != 0} Re rho_kkk`` and its trivial channel.
 
-Triples of tensors have shape (q, n); fields (directions of change) have shape (k, q, n).
+Triples of tensors have shape (q, n); fields (directions of change) have shape (k, q, n). One product costs
+``18 n q^2 + 28 n^2 q`` flops and passes three times over q x q tables, which live in buffers that are used
+again: fresh tables of that size would cost more in page faults than in arithmetic.
 """
 
 from __future__ import annotations
@@ -69,6 +71,17 @@ class TrilinearTerm(Term):
         a, b, c = self.grams
         return b * c, a * c, a * b
 
+    @cached_property
+    def _weighted_pairs(self) -> Triple:
+        """The same with the scaled weights on the columns, ready to act on fields."""
+        return tuple(pair * (self.scale * self.weights) for pair in self._pairs)
+
+    @cached_property
+    def _tables(self) -> Tensor:
+        """Scratch: the changes of three Gram matrices and one more table, (4, q, q)."""
+        q = len(self.weights)
+        return torch.empty(4, q, q, dtype=self.weights.dtype, device=self.weights.device)
+
     @property
     @override
     def value(self) -> float:
@@ -80,18 +93,27 @@ class TrilinearTerm(Term):
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
-        fields = (_without_trivial(fields[0]), _without_trivial(fields[1]), fields[2])
-        changes = [_gram_change(d, x, interaction, local) for d, x in zip(fields, self.neurons, strict=True)]
-        result = []
+        out = tuple(torch.empty(d.shape, dtype=d.dtype, device=d.device) for d in fields)
+        for i in range(len(fields[0])):
+            self._one_product([d[i] for d in fields], [x[i] for x in out], interaction, local)
+        # Gram matrices do not see the trivial columns of a and b; their rows must be cut by hand.
+        out[0][..., 0] = out[1][..., 0] = 0
+        return out
+
+    def _one_product(self, moves: list[Tensor], out: list[Tensor], interaction: bool, local: bool) -> None:
+        *changes, table = self._tables
+        for move, x, change in zip(moves, self.neurons, changes, strict=True):
+            if interaction and local:
+                torch.mm(move, x.T, out=table)
+                change.copy_(table.T).add_(table)  # a blocked copy: adding the transpose is 3 x slower
+            else:  # rows move (local) or columns do (interaction)
+                torch.mm(*((move, x.T) if local else (x, move.T)), out=change)
         for i in range(3):
             j, k = (i + 1) % 3, (i + 2) % 3
-            change = changes[j] * self.grams[k]
-            change.addcmul_(changes[k], self.grams[j])
-            out = change @ self.weighted[i]
+            torch.mul(changes[j], self.grams[k], out=table).addcmul_(changes[k], self.grams[j])
+            torch.mm(table, self.weighted[i], out=out[i])
             if interaction:
-                out += self._pairs[i] @ (self.scale * self.weights[:, None] * fields[i])
-            result.append(out)
-        return tuple(result)
+                out[i].addmm_(self._weighted_pairs[i], moves[i])
 
     @override
     def kernel(self) -> Tensor:
@@ -109,131 +131,128 @@ class TrilinearTerm(Term):
 
 
 class SquaresTerm(Term):
-    r"""``(1/4n) |C^T W Q|^2`` with Q = [alpha, beta, gamma] of each neuron, shape (q, 2n + 1).
+    r"""``(1/16) |C^T W (S^2/2)|^2 + (1/4n) |C^T W gamma|^2``, S^2 without its means over the group.
 
     With m the sum of the means of a and b: ``(a + b)^2 = (at^2 + 2 m at) + (bt^2 + 2 m bt) + 2 at bt + m^2``
-    where at, bt have mean zero. alpha and beta are the first two functions (divided by sqrt n, so that
-    the plain inner product is a mean) without their means, gamma collects all means,
-    ``gamma = |at|^2 + |bt|^2 + m^2``. The product 2 at bt belongs to `TrilinearTerm`.
+    where at, bt have mean zero. The first two functions are ``(at + m)^2`` and ``(bt + m)^2`` up to
+    constants; S = [2 (at + m), 2 (bt + m)] / sqrt(n) at the n points each, shape (q, 2n); gamma collects
+    all means, ``gamma = |at|^2 + |bt|^2 + m^2``. The product 2 at bt belongs to `TrilinearTerm`.
+    Functions are kept as coordinates X of shape (q, 2, n) with m in column 0 of both.
     """
 
     def __init__(self, weights: Tensor, neurons: Triple, basis: Tensor):
         a, b, self.c = neurons
         self.n = a.shape[1]
         self.weights = weights
-        # Function values from coordinates: unit mean square for a unit coordinate.
-        self.basis = basis * self.n**0.5
-        self.ab = (a, b)
-        self.means = a[:, :1] + b[:, :1]
-        # d alpha / d at = 2 (at + m), at the n points; values including m come for free from column 0.
-        self.slopes = tuple(2 / self.n**0.5 * self._values(x, self.means) for x in self.ab)
-        self.features = self._features()
-        self.moments = self._contract(self.c, self.features)
+        self.weighted_c = weights[:, None] * self.c
+        self.basis = 2 * basis
+        self.functions = self._functions(a, b)
+        self.slopes = self._slopes(self.functions)
+        self.squares = 0.5 * self.slopes.square()
+        self.gamma = self._means(self.functions, self.functions)
+        self.moments = self._centre(self.weighted_c.T @ self.squares)
+        self.gamma_moments = self.weighted_c.T @ self.gamma
 
-    def _values(self, x: Tensor, mean: Tensor | float) -> Tensor:
-        """Function values of the non-trivial part of x, plus a mean."""
-        return x[..., 1:] @ self.basis[:, 1:].T + mean
+    def _functions(self, a: Tensor, b: Tensor) -> Tensor:
+        """Coordinates of ``at + m`` and ``bt + m``, (.., q, 2, n); linear."""
+        functions = torch.stack([a, b], dim=-2)
+        functions[..., 0] = functions[..., 0].sum(-1, keepdim=True)
+        return functions
 
-    def _features(self) -> Tensor:
-        squares = [self.n**0.5 / 4 * slope.square() for slope in self.slopes]  # (at + m)^2 / sqrt n
-        gamma = sum(x[:, 1:].square().sum(1, keepdim=True) for x in self.ab) + self.means.square()
-        return torch.cat([*squares, gamma], dim=1)
+    def _slopes(self, functions: Tensor) -> Tensor:
+        return (functions @ self.basis.T).flatten(-2)
 
-    def _contract(self, c: Tensor, features: Tensor) -> Tensor:
-        """``C^T W Q`` with alpha and beta made mean-free, shape (.., n, 2n + 1)."""
-        moments = (self.weights[:, None] * c).mT @ features
-        for block in (slice(0, self.n), slice(self.n, 2 * self.n)):
-            moments[..., block] -= moments[..., block].mean(-1, keepdim=True)
-        return moments
+    @staticmethod
+    def _means(one: Tensor, two: Tensor) -> Tensor:
+        """Bilinear form of gamma, (.., q): m enters both functions but counts once."""
+        return (one * two).sum((-2, -1)) - one[..., 0, 0] * two[..., 0, 0]
 
-    def _feature_change(self, fields: Triple) -> Tensor:
-        """Directional derivative of the features, (k, q, 2n + 1)."""
-        mean = fields[0][..., :1] + fields[1][..., :1]
-        parts = []
-        for x, slope in zip(fields[:2], self.slopes, strict=True):
-            parts.append(slope * self._values(x, mean))
-        gamma = 2 * self.means * mean
-        for x, d in zip(self.ab, fields[:2], strict=True):
-            gamma = gamma + 2 * (x[:, 1:] * d[..., 1:]).sum(-1, keepdim=True)
-        return torch.cat([*parts, gamma], dim=-1)
+    def _centre(self, moments: Tensor) -> Tensor:
+        """Remove the mean over each group of n points, last axis 2n."""
+        blocks = moments.unflatten(-1, (2, self.n))
+        return (blocks - blocks.mean(-1, keepdim=True)).flatten(-2)
 
-    def _pull(
-        self, covector: Tensor, pair: tuple[Tensor, Tensor], slopes: tuple[Tensor, ...]
-    ) -> list[Tensor]:
-        """Adjoint of `_feature_change` at neurons ``pair`` with their ``slopes``: gradients in a and b."""
-        gamma = covector[..., 2 * self.n :]
-        mean = 2 * (pair[0][..., :1] + pair[1][..., :1]) * gamma
-        inner = []
-        for i, slope in enumerate(slopes):
-            at_points = covector[..., i * self.n : (i + 1) * self.n] * slope
-            inner.append(at_points @ self.basis[:, 1:])
-            mean = mean + at_points.sum(-1, keepdim=True)
-        # a mean enters both functions, so both trivial columns receive the same derivative
-        return [torch.cat([mean, y + 2 * gamma * x[..., 1:]], -1) for x, y in zip(pair, inner, strict=True)]
+    def _pull(self, of_slopes: Tensor, of_gamma: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Gradients in a and b from derivatives in S, and from (derivative in gamma, functions) pairs."""
+        total = of_slopes.unflatten(-1, (2, self.n)) @ self.basis
+        double = 0
+        for factor, functions in of_gamma:
+            total = total + 2 * factor[..., None, None] * functions
+            double = double + 2 * factor * functions[..., 0, 0]
+        mean = total[..., 0, 0] + total[..., 1, 0] - double
+        total[..., 0] = mean[..., None]
+        return list(total.unbind(-2))
 
     @property
     @override
     def value(self) -> float:
-        return float(self.moments.square().sum()) / (4 * self.n)
+        squares = float(self.moments.square().sum()) / 16
+        return squares + float(self.gamma_moments.square().sum()) / (4 * self.n)
 
     @cached_property
-    def _covector(self) -> Tensor:
-        """Derivative of V in the features of each neuron."""
-        return self.c @ self.moments / (2 * self.n)
+    def _covector(self) -> tuple[Tensor, Tensor]:
+        """Derivative of V in the squares and in gamma of each neuron."""
+        return self.c @ self.moments / 8, self.c @ self.gamma_moments / (2 * self.n)
 
     @override
     def gradient(self) -> Triple:
-        ga, gb = self._pull(self._covector, self.ab, self.slopes)
-        return ga, gb, self.features @ self.moments.T / (2 * self.n)
+        of_squares, of_gamma = self._covector
+        ga, gb = self._pull(of_squares * self.slopes, [(of_gamma, self.functions)])
+        of_c = self.squares @ self.moments.T / 8
+        return ga, gb, of_c + torch.outer(self.gamma, self.gamma_moments) / (2 * self.n)
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
-        half = 1 / (2 * self.n)
-        change = self._feature_change(fields)
-        covector = torch.zeros_like(change)
-        out_c = torch.zeros_like(fields[2])
+        da, db, dc = fields
+        functions = self._functions(da, db)
+        slopes = self._slopes(functions)
+        squares = self.slopes * slopes
+        gamma = 2 * self._means(self.functions, functions)
+        of_squares, of_c = torch.zeros_like(slopes), torch.zeros_like(dc)
+        of_gamma = torch.zeros_like(gamma)
         if interaction:
-            moments = self._contract(fields[2], self.features) + self._contract(self.c, change)
-            covector += half * (self.c @ moments)
-            out_c += half * (self.features @ moments.mT)
+            weighted = self.weights[:, None] * dc
+            moments = self._centre(weighted.mT @ self.squares + self.weighted_c.T @ squares) / 8
+            means = (weighted.mT @ self.gamma + gamma @ self.weighted_c) / (2 * self.n)
+            of_squares += self.c @ moments
+            of_gamma += means @ self.c.T
+            of_c += self.squares @ moments.mT
+            of_c += self.gamma[:, None] * means[:, None, :]
         if local:
-            covector += half * (fields[2] @ self.moments)
-            out_c += half * (change @ self.moments.T)
-        out_a, out_b = self._pull(covector, self.ab, self.slopes)
+            of_squares += dc @ (self.moments / 8)
+            of_gamma += dc @ (self.gamma_moments / (2 * self.n))
+            of_c += squares @ (self.moments.T / 8)
+            of_c += gamma[..., None] * self.gamma_moments / (2 * self.n)
+        of_slopes = of_squares.mul_(self.slopes)
+        pairs = [(of_gamma, self.functions)]
         if local:
-            mean = fields[0][..., :1] + fields[1][..., :1]
-            slopes = tuple(2 / self.n**0.5 * self._values(x, mean) for x in fields[:2])
-            more_a, more_b = self._pull(self._covector, fields[:2], slopes)
-            out_a, out_b = out_a + more_a, out_b + more_b
-        return out_a, out_b, out_c
-
-    def _centred_features(self) -> Tensor:
-        features = self.features.clone()
-        for block in (slice(0, self.n), slice(self.n, 2 * self.n)):
-            features[:, block] -= features[:, block].mean(1, keepdim=True)
-        return features
+            of_slopes.addcmul_(self._covector[0], slopes)
+            pairs.append((self._covector[1], functions))
+        return (*self._pull(of_slopes, pairs), of_c)
 
     @override
     def kernel(self) -> Tensor:
-        features = self._centred_features()
-        return (self.c @ self.c.T) * (features @ features.T) / (2 * self.n)
+        squares = self._centre(self.squares)
+        inner = squares @ squares.T / 8 + torch.outer(self.gamma, self.gamma) / (2 * self.n)
+        return (self.c @ self.c.T) * inner
 
     @override
     def local_blocks(self) -> dict[str, Tensor]:
         n = self.n
         diagonal, slope_c = [], []
-        for i, (x, slope) in enumerate(zip(self.ab, self.slopes, strict=True)):
+        for i in range(2):
             block = slice(i * n, (i + 1) * n)
-            weight = 2 / n**0.5 * self._covector[:, block]
+            weight = self._covector[0][:, block]
             diagonal.append(torch.einsum("xs,jx,xt->jst", self.basis, weight, self.basis))
-            own = torch.einsum("xs,jx,kx->jsk", self.basis, slope, self.moments[:, block])
-            own[:, 1:, :] += 2 * x[:, 1:, None] * self.moments[:, 2 * n]
-            slope_c.append(own / (2 * n))
+            of_points = self.slopes[:, block]
+            own = torch.einsum("xs,jx,kx->jsk", self.basis, of_points, self.moments[:, block]) / 8
+            own[:, 1:, :] += self.functions[:, i, 1:, None] * self.gamma_moments / n
+            slope_c.append(own)
         return self._join_blocks(diagonal, slope_c)
 
     def _join_blocks(self, diagonal: list[Tensor], slope_c: list[Tensor]) -> dict[str, Tensor]:
         """Let the mean act on both functions: trivial rows of a and b also feel the other's function."""
-        n, gamma = self.n, self._covector[:, 2 * self.n]
+        n, gamma = self.n, self._covector[1]
         (aa, bb), (ac, bc) = diagonal, slope_c
         mean_mean = aa[:, 0, 0] + bb[:, 0, 0] + 2 * gamma
         cross = torch.zeros_like(aa)
@@ -243,7 +262,7 @@ class SquaresTerm(Term):
             block[:, 1:, 1:] += 2 * gamma[:, None, None] * eye
         for block in (aa, bb, cross):
             block[:, 0, 0] = mean_mean
-        both = ac[:, 0, :] + bc[:, 0, :] + self.means * self.moments[:, 2 * n] / n
+        both = ac[:, 0, :] + bc[:, 0, :] + self.functions[:, 0, :1] * self.gamma_moments / n
         ac[:, 0, :] = bc[:, 0, :] = both
         return {"aa": aa, "bb": bb, "ab": cross, "ac": ac, "bc": bc}
 
@@ -251,33 +270,44 @@ class SquaresTerm(Term):
 class TargetTerm(Term):
     """``-(2/n) sum_{k != 0} Re rho_kkk`` and, for the unprojected loss, ``-(1/n) sum_j w_j c_j0 gamma_j``."""
 
-    def __init__(self, weights: Tensor, neurons: Triple, group: FiniteAbelianGroup):
+    def __init__(self, weights: Tensor, neurons: Triple, group: FiniteAbelianGroup, *, projected: bool):
         self.weights, self.neurons, self.n = weights, neurons, group.order
+        self.projected = projected
         # real_columns puts the self-conjugate characters first, then the (cos, sin) pairs
         self.fixed = sum(part == "real" for _, part in group.real_columns)
+        self._split_neurons = tuple(self._split(x) for x in neurons)
 
-    def _twist(self, x: Tensor, y: Tensor, sign: float) -> Tensor:
-        """Product of Fourier coefficients in real coordinates (sign 1), or its adjoint in x (sign -1).
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates at real characters, and those of conjugate pairs as complex numbers cos + i sin."""
+        pairs = x[..., self.fixed :].contiguous()  # an odd row length cannot be viewed as complex
+        return x[..., : self.fixed], torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
 
-        With ``z_a = (cos - i sin)/sqrt2`` and ``z_c = (cos + i sin)/sqrt2``:
-        ``sum_{k != 0} Re(z_ak z_bk z_ck) = twist(a, b, 1) . c = twist(b, c, -1) . a``.
+    def _join(self, real: Tensor, paired: Tensor) -> Tensor:
+        """Derivative of the loss from products of coefficients; the trivial character is left at zero.
+
+        With ``z_a = (cos - i sin)/sqrt2`` and ``z_c = (cos + i sin)/sqrt2`` every factor z of a conjugate
+        pair brings ``1/sqrt2``, and the pair counts twice in the sum over k.
         """
-        shape = torch.broadcast_shapes(x.shape, y.shape)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device)
-        real, u, v = slice(1, self.fixed), slice(self.fixed, None, 2), slice(self.fixed + 1, None, 2)
-        xu, xv = x[..., u] * 0.5**0.5, x[..., v] * 0.5**0.5
-        torch.sub(xu * y[..., u], sign * xv * y[..., v], out=out[..., u])
-        torch.add(xu * y[..., v], sign * xv * y[..., u], out=out[..., v])
-        out[..., real] = x[..., real] * y[..., real]
+        pairs = torch.view_as_real(paired).flatten(-2) * (-(2**0.5) / self.n)
+        out = torch.cat([real * (-2 / self.n), pairs], dim=-1)
         out[..., 0] = 0
         return out
 
     @property
     @override
     def value(self) -> float:
-        a, b, c = self.neurons
-        main = 2 * (self._twist(a, b, 1) * c).sum(1) + self._gamma() * c[:, 0]
-        return -float(self.weights @ main) / self.n
+        _, _, c = self.neurons
+        total = float(self.weights @ (self._products()[2] * c).sum(1))
+        return total if self.projected else total - float(self.weights @ (self._gamma() * c[:, 0])) / self.n
+
+    def _products(self) -> Triple:
+        """Derivatives of ``-(2/n) Re sum_k z_ak z_bk z_ck`` of each neuron, from pairwise products."""
+        (ra, pa), (rb, pb), (rc, pc) = self._split_neurons
+        return (
+            self._join(rb * rc, pb.conj() * pc),
+            self._join(ra * rc, pa.conj() * pc),
+            self._join(ra * rb, pa * pb),
+        )
 
     def _gamma(self) -> Tensor:
         a, b, _ = self.neurons
@@ -285,31 +315,41 @@ class TargetTerm(Term):
 
     @override
     def gradient(self) -> Triple:
+        out = self._products()
+        if self.projected:
+            return out
         a, b, c = self.neurons
-        out = [2 * self._twist(b, c, -1), 2 * self._twist(a, c, -1), 2 * self._twist(a, b, 1)]
         for x, other, grad in ((a, b, out[0]), (b, a, out[1])):
-            grad += 2 * c[:, :1] * x
-            grad[:, 0] += 2 * c[:, 0] * other[:, 0]
-        out[2][:, 0] += self._gamma()
-        return tuple(-x / self.n for x in out)
+            grad -= 2 / self.n * c[:, :1] * x
+            grad[:, 0] -= 2 / self.n * c[:, 0] * other[:, 0]
+        out[2][:, 0] -= self._gamma() / self.n
+        return out
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
         if not local:
             return tuple(torch.zeros_like(d) for d in fields)
+        (ra, pa), (rb, pb), (rc, pc) = self._split_neurons
+        (dra, dpa), (drb, dpb), (drc, dpc) = (self._split(d) for d in fields)
+        out = (
+            self._join(drb * rc + rb * drc, dpb.conj() * pc + pb.conj() * dpc),
+            self._join(dra * rc + ra * drc, dpa.conj() * pc + pa.conj() * dpc),
+            self._join(dra * rb + ra * drb, dpa * pb + pa * dpb),
+        )
+        if not self.projected:
+            self._add_trivial(fields, out)
+        return out
+
+    def _add_trivial(self, fields: Triple, out: Triple) -> None:
+        """Second variation of ``-(1/n) c_0 gamma``, added to the outputs."""
         a, b, c = self.neurons
         da, db, dc = fields
-        out = [
-            2 * (self._twist(db, c, -1) + self._twist(b, dc, -1)),
-            2 * (self._twist(da, c, -1) + self._twist(a, dc, -1)),
-            2 * (self._twist(da, b, 1) + self._twist(a, db, 1)),
-        ]
+        scale = -2 / self.n
         for x, dx, other, dother, grad in ((a, da, b, db, out[0]), (b, db, a, da, out[1])):
-            grad += 2 * (c[:, :1] * dx + dc[..., :1] * x)
-            grad[..., 0] += 2 * (c[:, 0] * dother[..., 0] + dc[..., 0] * other[:, 0])
-        out[2][..., 0] += 2 * ((a * da).sum(-1) + (b * db).sum(-1))
-        out[2][..., 0] += 2 * (a[:, 0] * db[..., 0] + da[..., 0] * b[:, 0])
-        return tuple(-x / self.n for x in out)
+            grad += scale * (c[:, :1] * dx + dc[..., :1] * x)
+            grad[..., 0] += scale * (c[:, 0] * dother[..., 0] + dc[..., 0] * other[:, 0])
+        gamma = (a * da).sum(-1) + (b * db).sum(-1) + a[:, 0] * db[..., 0] + da[..., 0] * b[:, 0]
+        out[2][..., 0] += scale * gamma
 
     @override
     def kernel(self) -> float:
@@ -338,11 +378,3 @@ def _without_trivial(x: Tensor) -> Tensor:
     x = x.clone()
     x[..., 0] = 0
     return x
-
-
-def _gram_change(field: Tensor, neurons: Tensor, interaction: bool, local: bool) -> Tensor:
-    """Change of a Gram matrix: rows move (local), columns move (interaction), or both."""
-    rows = field @ neurons.T
-    if interaction and local:
-        return rows + rows.mT
-    return rows if local else rows.mT.contiguous()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from manifold.errors import InputError, TooLargeError
+from manifold.errors import InputError, NotConvergedError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, krylov_spectrum, power_norm
+from spectra.block_solvers import block_spectrum, shifted_inverse
+from spectra.blocks import blocked_spectrum, check_blocks, frequency_blocks
+from spectra.chart import chart_multiplicities, chart_spectrum
+from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
+from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.variation import (
     DeflatedVariation,
     RestrictedVariation,
@@ -23,6 +28,8 @@ from spectra.variation import (
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
+MAX_SECONDS = 60.0  # of an iteration nobody gave a limit for
+FACTOR_LIMIT = 10_000  # unknowns up to which the small end is preconditioned by a factorisation
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 
 
@@ -41,11 +48,13 @@ class SpectrumPlan:
     dimension : int
         Dimension of the eigenproblem (for ``span`` on the potentials side the number m of potentials).
     dense : bool
-        Dense solver (complete spectrum) or Lanczos (ends).
+        Dense solver (complete spectrum) or not: block Lanczos (ends) or frequency blocks.
     count : int or None
         Eigenvalues at each end when not complete.
     memory : int
         Predicted bytes.
+    blocks : bool
+        Complete by frequency blocks with Weyl's bound (see `spectra.blocks`).
     """
 
     operator: str
@@ -55,11 +64,14 @@ class SpectrumPlan:
     dense: bool
     count: int | None
     memory: int
+    blocks: bool = False
 
     @property
     def sentence(self) -> str:
         """The plan in one line."""
-        how = "dense, complete" if self.dense else f"Lanczos, {self.count} at each end"
+        how = "dense, complete" if self.dense else f"block Lanczos, {self.count} at each end"
+        if self.blocks:
+            how = "frequency blocks, complete with the norm of the dropped coupling as error"
         return (
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
             f"dimension {self.dimension:,}, {how}, about {self.memory / 2**20:,.0f} MiB"
@@ -141,33 +153,64 @@ def plan_spectrum(
     size, m = q * dimension, functional.potential_count if potentials is None else len(potentials)
     if operator == "flat":
         return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
+    if operator == "chart":
+        total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = 8 * 4 * small * large + 8 * 4 * small * small
         if memory <= memory_limit and 6.0 * large * small * small < DENSE_WORK:
             side = "potentials" if m <= size else "particles"
             return SpectrumPlan(operator, "span", side, small, True, count, memory)
-        if potentials is not None or (count is None and m <= size):
-            raise TooLargeError(
-                f"span(R) with m = {m:,} potentials and q D = {size:,} needs {memory / 2**30:.1f} GiB and "
-                f"{6e-12 * large * small**2:,.0f} Tflop dense; ask for --subspace full, fewer --potentials, "
-                "or a smaller network"
-            )
+        if potentials is not None:
+            raise TooLargeError(_too_large(m, size, memory))
+        if count is None and m <= size:
+            return _blocks_plan(functional, measure, operator, _too_large(m, size, memory))
         subspace = "span" if m > size else "full"
+    if count is None:
+        subspace = "full"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
-    memory = 8 * 4 * size * size if dense else 8 * size * 60
+    memory = 8 * 4 * size * size if dense else 8 * size * 300
     if dense and memory > memory_limit:
-        raise TooLargeError(
-            f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB; the limit is "
-            f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 32) ** 0.5):,} dimensions: "
-            "ask for --eigenvalues K"
-        )
+        return _blocks_plan(functional, measure, operator, (
+            f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
+            f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 32) ** 0.5):,} dimensions"
+        ))  # fmt: skip
     return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
+
+
+def _too_large(m: int, size: int, memory: float) -> str:
+    small, large = sorted((m, size))
+    return (
+        f"span(R) with m = {m:,} potentials and q D = {size:,} needs {memory / 2**30:.1f} GiB and "
+        f"{6e-12 * large * small**2:,.0f} Tflop dense; ask for --subspace full, fewer --potentials, "
+        "or a smaller network"
+    )
+
+
+def _blocks_plan(
+    functional: Functional, measure: ParticleMeasure, operator: str, why_not_dense: str
+) -> SpectrumPlan:
+    """The plan of a block decomposition, or the refusal that names both obstacles.
+
+    Raises
+    ------
+    TooLargeError
+        If the blocks do not help either.
+    """
+    structure = frequency_blocks(functional, measure)
+    try:
+        check_blocks(structure)
+    except (InputError, TooLargeError) as error:
+        raise TooLargeError(f"{why_not_dense}; {error}") from error
+    memory = int(8 * (structure.sizes.astype(float) ** 2).sum()) + 8 * 64 * len(structure.labels)
+    size = len(structure.labels)
+    return SpectrumPlan(operator, "full", "particles", size, False, None, memory, blocks=True)
 
 
 def compute_spectrum(
     plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, *,
-    potentials: Monomials | None = None, seed: int = 0,
+    potentials: Monomials | None = None, seed: int = 0, max_seconds: float = MAX_SECONDS,
 ) -> SpectrumResult:  # fmt: skip
     """Carry out a plan.
 
@@ -183,11 +226,16 @@ def compute_spectrum(
         A subset of R.
     seed : int
         Of start vectors.
+    max_seconds : float
+        Limit of the iteration for the ends; what is reached by then is marked as not converged.
 
     Returns
     -------
     SpectrumResult
     """
+    if plan.operator == "chart":
+        found = chart_spectrum(functional)
+        return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
     at = functional.linearise(measure)
     if plan.operator == "flat":
         found = dense_spectrum(flat_operator(at))
@@ -201,7 +249,35 @@ def compute_spectrum(
         found = dense_spectrum(restricted)
         leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
         return SpectrumResult(plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift)
-    operator = deflated if plan.subspace == "span" else full
-    deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
-    found = dense_spectrum(operator) if plan.dense else krylov_spectrum(operator, plan.count or 1, seed=seed)
+    found = _particle_spectrum(plan, functional, measure, full, deflated, seed, max_seconds)
     return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, lambda vectors: vectors)
+
+
+def _particle_spectrum(
+    plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, full: SecondVariation,
+    deflated: DeflatedVariation, seed: int, max_seconds: float,
+) -> Spectrum:  # fmt: skip
+    if plan.blocks:
+        try:
+            return blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed)
+        except NotConvergedError as error:
+            return error.partial
+    if plan.dense:
+        return dense_spectrum(full)
+    inside = plan.subspace == "span"
+    if inside:
+        deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
+    operator = deflated if inside else full
+    removed = deflated.removed if inside else 0
+    local = local_eigenvalues(full.at) if functional.convex else None
+    precondition = None
+    if local is not None and operator.dimension <= FACTOR_LIMIT:
+        lowest = float(local.min())  # below the spectrum: the interaction is positive semi-definite
+        precondition = shifted_inverse(
+            operator, lowest - 0.1 * abs(lowest) - 1e-7 * power_norm(full, seed=seed)
+        )
+    found = block_spectrum(
+        operator, plan.count or 1, seed=seed, max_seconds=max_seconds, precondition=precondition
+    )
+    found = dataclasses.replace(found, dimension=found.dimension - removed)
+    return found if local is None else with_local_bounds(found, local, removed=removed)

@@ -18,7 +18,7 @@ from torch import Tensor
 from manifold.errors import InputError
 from spectra.functionals import BOTH, Linearisation
 
-FIELD_BYTES = 256 * 2**20
+FIELD_BYTES = 4 * 2**20  # fields at once: temporaries beyond this are paid in page faults
 
 
 class SymmetricOperator(ABC):
@@ -117,6 +117,7 @@ class SecondVariation(SymmetricOperator):
         self.shape = tuple(at.measure.points.shape)
         self.dimension = at.measure.points.numel()
         self._root = at.measure.weights.sqrt()[:, None]
+        self._equal = bool((self._root == self._root[0]).all())  # then the factors cancel
 
     @property
     def device(self) -> torch.device:
@@ -124,14 +125,17 @@ class SecondVariation(SymmetricOperator):
         return self._root.device
 
     def _apply(self, block: Tensor) -> Tensor:
-        q = self.shape[0]
-        chunk = max(1, FIELD_BYTES // (8 * 6 * q * max(self.shape)))
+        chunk = max(1, FIELD_BYTES // (8 * self.dimension))
         columns = [self._fields(part) for part in block.split(chunk, dim=1)]
-        return torch.cat(columns, dim=1)
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
     def _fields(self, block: Tensor) -> Tensor:
-        fields = block.T.reshape(-1, *self.shape) / self._root
-        return (self._root * self.at.product(fields, self.parts)).reshape(len(fields), -1).T
+        fields = block.T.contiguous().reshape(-1, *self.shape)
+        image = self.at.product(fields, self.parts) if self._equal else self._weighted_product(fields)
+        return image.reshape(len(fields), -1).T
+
+    def _weighted_product(self, fields: Tensor) -> Tensor:
+        return self._root * self.at.product(fields / self._root, self.parts)
 
     def weighted_gradients(self, gradients: Tensor | None = None) -> Tensor:
         """Half-density matrix Phi of the gradients, columns ``sqrt(w_j) grad r_i(z_j)``, shape (N, m).

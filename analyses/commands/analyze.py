@@ -115,7 +115,7 @@ def register(app: typer.Typer) -> None:
 
         Eigenvalues are those of the Hessian (positive = contracting) of the objective in the Wasserstein
         metric: the flow near a fixed point decays like exp(-lambda t).
-        """  # noqa: DOC501 - typer.Exit is the exit code, not an error
+        """
         check_outputs(out, report, force=force)
         checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
         chosen = choose_layout(

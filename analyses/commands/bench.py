@@ -12,13 +12,20 @@ from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progre
 from manifold.errors import InputError
 
 # One module per bench; each offers ``CASES`` (names) and ``run(*, quick, cases, seed, progress) -> rows``.
-BENCHES = {"train": "analyses.bench_train", "maxent": "analyses.bench_maxent"}
+BENCHES = {
+    "train": "analyses.bench_train",
+    "spectrum": "analyses.bench_spectrum",
+    "maxent": "analyses.bench_maxent",
+    "complexity": "analyses.bench_complexity",
+}
 EPILOG = """
 Examples:
 
   rhoscope bench train --quick
 
   rhoscope bench train --cases Z113 --json
+
+  rhoscope bench spectrum --quick
 """
 
 
@@ -35,13 +42,7 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Time and accuracy of our solvers against other tools; ratio = their time over ours.
-
-        Raises
-        ------
-        InputError
-            For an unknown bench or case.
-        """
+        """Time and accuracy of our solvers against other tools; ratio = their time over ours."""
         if name not in BENCHES:
             raise InputError(f"bench: expected {', '.join(BENCHES)}, got {name!r}")
         module = importlib.import_module(BENCHES[name])
@@ -73,13 +74,14 @@ def _machine() -> dict:
 
 
 def _table(rows: list[dict]) -> str:
-    lines = [f"{'case':<18} {'tool':<34} {'seconds':>10} {'ratio':>8} {'MiB':>7}  error"]
+    lines = [f"{'case':<18} {'tool':<34} {'quantity':<30} {'seconds':>10} {'ratio':>8} {'MiB':>7}  error"]
     for row in rows:
         seconds, ratio, memory = (
             "-" if row[key] is None else format(row[key], form)
             for key, form in (("seconds", ".4g"), ("ratio", ".3g"), ("peak_mib", ".0f"))
         )
         lines.append(
-            f"{row['case']:<18} {row['tool']:<34} {seconds:>10} {ratio:>8} {memory:>7}  {row['error']}"
+            f"{row['case']:<18} {row['tool']:<34} {row['quantity']:<30} "
+            f"{seconds:>10} {ratio:>8} {memory:>7}  {row['error']}"
         )
     return "\n".join(lines)

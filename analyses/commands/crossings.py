@@ -122,7 +122,7 @@ def register(app: typer.Typer) -> None:
 
         Eigenvalues have the Hessian sign (positive = contracting). A crossing needs certain signs on both
         sides; its time is a bracket. Finished steps are kept: a killed study goes on where it was.
-        """  # noqa: DOC501 - errors become one line and an exit code
+        """
         check_outputs(out, report, force=force)
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
@@ -157,7 +157,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _readable(run: Run, skip_bad: bool):
-    """The last checkpoint that can be read (with ``skip_bad``), to tell layout and plan."""  # noqa: DOC501
+    """The last checkpoint that can be read (with ``skip_bad``), to tell layout and plan."""
     for step in reversed(run.steps):
         try:
             return run.read(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ from analyses.maxent_data import to_dataset
 from analyses.maxent_runs import add_trajectory, trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.runs import read_target
-from analyses.studies import provenance
+from analyses.studies import plain, provenance
 from manifold.errors import InputError
 
 METHODS = ("newton", "trust-regions", "sampling")
@@ -160,8 +161,7 @@ def register(app: typer.Typer) -> None:
             text = summary_of_fits(document)
         document["provenance"] = provenance(seed=seed)
         study = to_dataset(document)
-        study.attrs["provenance"] = document["provenance"]
-        study.attrs["study"] = "maxent"
+        study.attrs |= {"study": "maxent", "summary": dumps(plain(document))}
         if "trajectory" in document:
             study = add_trajectory(study, document["trajectory"])
         if report is not None:

@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
         The page needs no network and no scripts; figures are inside. Eigenvalues have the Hessian sign
         (positive = contracting) and carry absolute error bounds.
-        """  # noqa: DOC501 - typer.Exit is the exit code, not an error
+        """
         check_format(figure_format)
         run = Run.open(run_dir, step_pattern=step_pattern)
         page = out if out is not None else run_dir / "report.html"

@@ -98,7 +98,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _parameters(texts: list[str] | None) -> dict[str, float]:
-    """The parameters ``NAME=VALUE``."""  # noqa: DOC501
+    """The parameters ``NAME=VALUE``."""
     found = {}
     for text in texts or ():
         name, _, value = text.partition("=")

@@ -99,7 +99,7 @@ def test_neurons_of_a_circuit():
     # Nothing but the target is imposed, so the neurons follow the maximum-entropy law up to noise.
     assert abs(document["entropy_gap"]) < 4 * document["entropy_gap_error"] + 0.5
     figures = maxent_figures(to_dataset({"fits": [document]}))
-    assert set(figures) == {"Entropy and distance to the face", "Neurons on the torus of phases"}
+    assert set(figures) == {"entropies", "torus"}
 
 
 def test_exactly_aligned_neurons_are_singular():
@@ -156,3 +156,12 @@ def test_sphere_figure_shows_a_density():
     figure = sphere_figure(lambda x: np.exp(x[:, 2]), points=np.eye(3))
     images = [image for axes in figure.axes for image in axes.get_images()]
     assert np.nanmax(images[0].get_array()) == pytest.approx(np.e, rel=1e-3)
+
+
+def test_report(tmp_path):
+    page = tmp_path / "page.html"
+    result = run("--space", "S2", "--monomials", "x3", "--moments", "0.4", "--report", str(page), "--quiet")
+    assert result.exit_code == 0, result.output
+    text = page.read_text("utf-8")
+    assert "The least committed measure" in text
+    assert "x3" in text

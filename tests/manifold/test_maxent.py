@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ive
 
+from manifold.adaptive import AdaptiveIntegrator
 from manifold.errors import InfeasibleMomentsError, InputError, NotIntegrableError
 from manifold.expressions import parse_monomials
 from manifold.fisher_rao import FisherRaoManifold
 from manifold.fitting import fit
-from manifold.maxent import MaxEntFamily
+from manifold.maxent import MaxEntFamily, components
 from manifold.monomials import Monomials
 from manifold.quadrature import product_rule
 from manifold.spaces import Product, Sphere, parse_space
@@ -218,3 +219,32 @@ def test_euclidean_is_refused():
 def test_product_names():
     assert parse_space("T3").name == "T3"
     assert parse_space("s2 x s1") == Product((Sphere(2), Sphere(1)))
+
+
+@pytest.mark.parametrize(
+    ("space", "monomials"),
+    [
+        ("S5", CUBIC),
+        ("S5", CUBIC + ";Im(z1*z2*conj(z3));Re(z1^2*z3)"),
+        ("S2", "x1^2;x2*x3"),
+        ("S3", "x1*x2;x3*x4;x1^2*x3^2"),
+        ("T2", "Re(z1*z2);Re(z1)"),
+        ("T2", "Re(z1^2);Im(z1*z2);Re(z2^2)"),
+        ("S2xS1", "x1*x4;x3^2;x2*x5"),
+    ],
+)
+def test_halving_by_symmetry_changes_nothing(space, monomials):
+    """Half rules exist only where reflections keep every term; whole rules must give the same."""
+    place = parse_space(space)
+    terms = [t for _, t in components(parse_monomials(monomials, place), place)]
+    halved = 0
+    for part in terms:
+        lam = np.random.default_rng(1).normal(size=part.count) * 4
+        quick, slow = AdaptiveIntegrator(part), AdaptiveIntegrator(part)
+        halved += sum(quick.half)
+        slow.half = [False] * len(part.axes)
+        a, b = quick.cumulants(lam, order=2)[0], slow.cumulants(lam, order=2)[0]
+        assert a.log_partition == pytest.approx(b.log_partition, abs=1e-12)
+        np.testing.assert_allclose(a.mean, b.mean, atol=1e-12)
+        np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-12)
+    assert halved or "Im(z1*z2*conj(z3))" in monomials  # Re, Im and another phase leave no reflection

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from manifold.errors import InputError, NotConvergedError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.eigen import dense_spectrum, krylov_spectrum
+from spectra.block_solvers import block_spectrum
+from spectra.eigen import dense_spectrum
 from spectra.flow import FixedPointKind, gradient_flow, refine
 from spectra.functionals import Decayed, PotentialFunctional
 from spectra.group_task import GroupTask
@@ -157,12 +158,12 @@ def test_krylov_ends_agree_with_dense_and_report_failure():
     task = GroupTask(FiniteAbelianGroup((5,)), centred=True)
     full = SecondVariation(task.linearise(random_measure(task, 30)))
     dense = dense_spectrum(full)
-    ends = krylov_spectrum(full, 4, tol=1e-9)
+    ends = block_spectrum(full, 4, tol=1e-9)
     assert ends.converged
     assert np.allclose(ends.largest(4)[0], dense.largest(4)[0], atol=1e-7)
     assert np.allclose(ends.smallest(4)[0], dense.smallest(4)[0], atol=1e-7)
     assert not ends.counts.certified
-    short = krylov_spectrum(full, 4, tol=1e-14, max_products=1)
+    short = block_spectrum(full, 4, tol=1e-14, max_products=1)
     assert not short.converged
     assert "iteration limit" in short.reason.value
 

@@ -1,0 +1,300 @@
+"""Bench of the spectral engine: one product and both ends, against generic tools on the same network."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from analyses.studies import Progress, rhoscope_version, silent
+from analyses.training import RawGradient, TrainingPlan
+from manifold.errors import InputError
+from spectra.block_solvers import block_spectrum, shifted_inverse
+from spectra.group_task import GroupTask
+from spectra.inertia import local_eigenvalues
+from spectra.networks import GroupNetwork
+from spectra.variation import SecondVariation
+
+CASES = ("Z23", "Z59", "Z113")
+WIDTHS = {"Z23": 256, "Z59": 512, "Z113": 512}
+QUICK_WIDTHS = {"Z23": 32, "Z59": 32, "Z113": 64}
+FACTOR_LIMIT = 20_000
+TOLERANCE = 1e-6  # of the operator norm
+COUNT = 10
+
+
+def run(
+    *, quick: bool = False, cases: Sequence[str] = CASES, seed: int = 0, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """Rows of the bench: one product, the ten largest and the ten smallest eigenvalues.
+
+    Every tool works on the Hessian of the projected MSE in the raw weights of the same network, trained here
+    by a few Adam steps; its eigenvalues are ours divided by ``raw_scale``.
+
+    Parameters
+    ----------
+    quick : bool
+        Narrow networks, 30 training steps, no smallest eigenvalues by the generic engine.
+    cases : sequence of str
+        Of `CASES`.
+    seed : int
+        Of the weights and start vectors.
+    progress : Progress
+        Told the cases done.
+
+    Returns
+    -------
+    list of dict
+        Rows with the keys of ``rhoscope bench``; ratio = the other tool's time over ours. ``error`` holds
+        the largest difference from our eigenvalues relative to the norm, our own residual, or what is
+        missing.
+    """
+    rows: list[dict[str, Any]] = []
+    for i, case in enumerate(cases):
+        progress(i, len(cases), case)
+        width = (QUICK_WIDTHS if quick else WIDTHS)[case]
+        network = _trained(TrainingPlan(case, width=width, seed=seed), 30 if quick else 500)
+        rows += _Case(f"{case} q={width}", network, seed).rows(quick)
+    progress(len(cases), len(cases), "done")
+    return rows
+
+
+def _trained(plan: TrainingPlan, steps: int) -> GroupNetwork:
+    network = plan.initial()
+    gradient = RawGradient(plan.task(), network)
+    weights = [w.clone() for w in (network.a, network.b, network.c)]
+    optimiser = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(steps):
+        _, slopes = gradient(weights)
+        for w, g in zip(weights, slopes, strict=True):
+            w.grad = g
+        optimiser.step()
+    return GroupNetwork(network.group, *weights, network.output_scale)
+
+
+class PlainHessian:
+    """The Hessian of the projected MSE of the plain torch network, by forward-over-reverse autodiff."""
+
+    def __init__(self, network: GroupNetwork):
+        self.network = network
+        self.weights = [w.clone().requires_grad_() for w in (network.a, network.b, network.c)]
+        self.size = sum(w.numel() for w in self.weights)
+        self.matvecs = 0
+
+    def loss(self, *weights: Tensor) -> Tensor:
+        """Mean over the n^2 pairs of the squared projected error."""
+        a, b, c = weights
+        outputs = self.network.output_scale * (a[:, None, :] + b[None, :, :]).square() @ c.T
+        target = torch.eye(len(a), dtype=a.dtype)[torch.as_tensor(self.network.group.sums)]
+        residual = outputs - target
+        residual = residual - residual.mean(-1, keepdim=True)
+        return residual.square().sum(-1).mean()
+
+    def product(self, vector: np.ndarray) -> np.ndarray:
+        """Hessian times a flat vector by double backward, as the generic tools do it."""
+        self.matvecs += 1
+        parts = torch.as_tensor(vector).split([w.numel() for w in self.weights])
+        slopes = torch.autograd.grad(self.loss(*self.weights), self.weights, create_graph=True)
+        along = sum((g.flatten() * v).sum() for g, v in zip(slopes, parts, strict=True))
+        found = torch.autograd.grad(along, self.weights)
+        return torch.cat([g.flatten() for g in found]).numpy()
+
+
+class _Case:
+    def __init__(self, name: str, network: GroupNetwork, seed: int):
+        self.name, self.network, self.seed = name, network, seed
+        task = GroupTask(network.group)
+        self.at = task.linearise(network.measure())
+        self.full = SecondVariation(self.at)
+        self.plain = PlainHessian(network)
+        self.engine = f"torch double backward {torch.__version__}"
+
+    def rows(self, quick: bool) -> list[dict[str, Any]]:
+        vector = np.random.default_rng(self.seed).standard_normal(self.full.dimension)
+        block = torch.as_tensor(vector)[:, None]
+        ours = _median(lambda: self.full.apply(block), 7)
+        plain = _median(lambda: self.plain.product(vector), 3)
+        n, q = self.network.group.order, self.network.width
+        rate = (18 * n * q * q + 36 * n * n * q) / ours / 1e9
+        own = {"tool": "rhoscope", "version": rhoscope_version()}
+        generic = {"tool": "torch double backward", "version": torch.__version__}
+        agreement = self._agreement(vector)
+        rows = [
+            self._row(own, "one product", ours, 1.0, f"{rate:.1f} Gflop/s by 18 n q^2 + 36 n^2 q"),
+            self._row(generic, "one product", plain, plain / ours, f"relative difference {agreement:.1e}"),
+        ]
+        rows += self._ends(
+            "largest",
+            own,
+            generic | {"tool": "torch double backward + eigsh"},
+            compare=True,
+            limit=20 if quick else 180,
+        )
+        rows += self._ends(
+            "smallest",
+            own,
+            generic | {"tool": "torch double backward + eigsh"},
+            compare=not quick,
+            limit=20 if quick else 180,
+        )
+        return rows + [self._foreign(tool) for tool in FOREIGN]
+
+    def _agreement(self, vector: np.ndarray) -> float:
+        """Difference of both products of one vector, brought to the same coordinates."""
+        net = self.network
+        basis = torch.as_tensor(net.group.real_basis)
+        parts = torch.as_tensor(vector).reshape(3, *net.a.shape)
+        field = torch.cat([part.T @ basis for part in parts], dim=1).reshape(-1, 1)
+        image = self.full.apply(field).reshape(net.width, 3, -1)
+        raw = torch.stack([(image[:, i] @ basis.T).T for i in range(3)]).flatten() / net.raw_scale
+        other = torch.as_tensor(self.plain.product(vector))
+        return float((raw - other).norm() / other.norm())
+
+    def _ends(
+        self, end: str, own: dict, generic: dict, *, compare: bool, limit: float
+    ) -> list[dict[str, Any]]:
+        begin = time.perf_counter()
+        precondition = None
+        if end == "smallest" and self.full.dimension <= FACTOR_LIMIT:
+            lowest = float(local_eigenvalues(self.at).min())
+            precondition = shifted_inverse(self.full, lowest - 0.1 * abs(lowest) - 1e-9)
+        found = block_spectrum(
+            self.full, COUNT, tol=TOLERANCE, seed=self.seed, precondition=precondition,
+            ends=(end,), max_seconds=limit,
+        )  # fmt: skip
+        ours = time.perf_counter() - begin
+        values = found.largest(COUNT)[0] if end == "largest" else found.smallest(COUNT)[0]
+        residual = float(
+            found.residuals[-COUNT:].max() if end == "largest" else found.residuals[:COUNT].max()
+        )
+        state = "" if found.converged else "not converged, "
+        quantity = f"ten {end} eigenvalues"
+        rows = [self._row(own, quantity, ours, 1.0, f"{state}largest residual {residual / found.norm:.1e}")]
+        if compare:
+            rows.append(self._generic_ends(generic, quantity, end, values, found.norm, ours))
+        return rows
+
+    def _generic_ends(
+        self, tool: dict, quantity: str, end: str, values: np.ndarray, norm: float, ours: float
+    ) -> dict[str, Any]:
+        size, scale = self.plain.size, self.network.raw_scale
+        operator = LinearOperator((size, size), matvec=self.plain.product, dtype=np.float64)
+        start = np.random.default_rng(self.seed).standard_normal(size)
+        begin, lost = time.perf_counter(), ""
+        try:
+            found = eigsh(
+                operator, k=COUNT, which="LA" if end == "largest" else "SA", tol=TOLERANCE, v0=start,
+                ncv=80, maxiter=20, return_eigenvectors=False,
+            )  # fmt: skip
+        except ArpackNoConvergence as stopped:
+            found = stopped.eigenvalues
+            lost = f"{len(found)} of {COUNT} converged in {self.plain.matvecs} products; "
+        seconds = time.perf_counter() - begin
+        found = np.sort(found * scale)[:: -1 if end == "largest" else 1]
+        worst = np.abs(found - values[: len(found)]).max(initial=0.0) / norm
+        return self._row(tool, quantity, seconds, seconds / ours, f"{lost}difference {worst:.1e} of the norm")
+
+    def _foreign(self, name: str) -> dict[str, Any]:
+        """One product by another tool, where it is installed."""
+        tool = {"tool": name, "version": None}
+        try:
+            importlib.import_module(FOREIGN[name][0])
+        except ImportError:
+            return self._row(tool, "one product", None, None, "not installed (pip install rhoscope[bench])")
+        tool["version"] = importlib.metadata.version(name)
+        vector = np.random.default_rng(self.seed).standard_normal(self.plain.size)
+        try:
+            product = FOREIGN[name][1](self.network, vector)
+            seconds = _median(product, 3)
+        except Exception as error:  # a foreign tool may fail in any way; the bench reports it
+            return self._row(tool, "one product", None, None, f"{type(error).__name__}: {error}"[:200])
+        block = torch.as_tensor(vector)[:, None]
+        return self._row(
+            tool, "one product", seconds, seconds / _median(lambda: self.full.apply(block), 7), ""
+        )
+
+    def _row(
+        self, tool: dict, quantity: str, seconds: float | None, ratio: float | None, error: str
+    ) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "case": self.name, **tool, "quantity": quantity, "seconds": seconds, "peak_mib": peak,
+            "error": error, "ratio": ratio,
+        }  # fmt: skip
+
+
+class _Module(torch.nn.Module):
+    """The network as a user of a generic tool would write it, on pairs (x, y)."""
+
+    def __init__(self, network: GroupNetwork):
+        super().__init__()
+        self.scale = network.output_scale
+        self.a, self.b, self.c = (torch.nn.Parameter(w.clone()) for w in (network.a, network.b, network.c))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self.scale * (self.a[pairs[:, 0]] + self.b[pairs[:, 1]]).square() @ self.c.T
+
+
+def _data(network: GroupNetwork) -> tuple[Tensor, Tensor]:
+    n = network.group.order
+    pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    target = torch.as_tensor(network.group.sums).flatten()
+    return pairs, torch.nn.functional.one_hot(target, n).double()
+
+
+class _ProjectedLoss(torch.nn.MSELoss):
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        residual = outputs - target
+        residual = residual - residual.mean(-1, keepdim=True)
+        return residual.square().sum(-1).mean()
+
+
+def _curvlinops(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
+    curvlinops = importlib.import_module("curvlinops")
+    module = _Module(network)
+    operator = curvlinops.HessianLinearOperator(
+        module, _ProjectedLoss(), dict(module.named_parameters()), [_data(network)],
+        check_deterministic=False,
+    )  # fmt: skip
+    column = torch.as_tensor(vector)
+    return lambda: operator @ column
+
+
+def _pyhessian(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
+    utilities = importlib.import_module("pyhessian.utils")
+    module, loss = _Module(network), _ProjectedLoss()
+    parameters = list(module.parameters())
+    pairs, target = _data(network)
+    slopes = torch.autograd.grad(loss(module(pairs), target), parameters, create_graph=True)
+    parts = torch.as_tensor(vector).split([p.numel() for p in parameters])
+    columns = [part.reshape(p.shape) for part, p in zip(parts, parameters, strict=True)]
+    return lambda: utilities.hessian_vector_product(slopes, parameters, columns)
+
+
+def _eigenthings(network: GroupNetwork, vector: np.ndarray) -> Callable[[], Any]:
+    raise InputError("only its eigenvalue command is offered, no product of its own to time")
+
+
+FOREIGN: dict[str, tuple[str, Callable[[GroupNetwork, np.ndarray], Callable[[], Any]]]] = {
+    "curvlinops-for-pytorch": ("curvlinops", _curvlinops),
+    "pyhessian": ("pyhessian", _pyhessian),
+    "hessian-eigenthings": ("hessian_eigenthings", _eigenthings),
+}
+
+
+def _median(work: Callable[[], Any], times: int) -> float:
+    work()
+    spans = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        work()
+        spans.append(time.perf_counter() - begin)
+    return sorted(spans)[times // 2]

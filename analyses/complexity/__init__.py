@@ -1,0 +1,1 @@
+"""Sample complexity of learning a G-invariant function: curves, gains, exponents and a verdict."""

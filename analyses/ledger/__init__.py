@@ -1,0 +1,1 @@
+"""The claims ledger: each formal claim about the theory, measured, with its hypotheses and a verdict."""

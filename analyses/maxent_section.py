@@ -1,0 +1,103 @@
+"""The section of the maximum-entropy study in a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+from markupsafe import Markup
+
+from analyses.figures import STYLE
+from analyses.maxent_figures import maxent_figures
+from analyses.maxent_text import GLOSSARY
+from analyses.sections import Fact, Picture, Section, document_of, measured, scientific
+
+CAPTIONS = {
+    "entropies": "Left: entropy of the maximum-entropy measure with the network's symbols, and of "
+    "its neurons. Middle: how far the symbols are from the largest that any measure can have (the "
+    "face). Right: size of λ.",
+    "torus": "Neurons that carry 99 % of the weight, by the phases of their coefficients; area = weight, "
+    "colour = misalignment of the three phases (0: exactly on the face).",
+    "path": "The run as a path of maximum-entropy measures: entropy, distance to the face and "
+    "size of λ against the step.",
+}
+
+
+def maxent_section(study: xr.Dataset) -> Section:
+    """What the maximum-entropy study says, in words, numbers and figures."""
+    document = document_of(study)
+    fits = document.get("fits")
+    title = "The least committed measure" if fits is None else "How committed is the network?"
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        drawn = maxent_figures(study)
+    pictures = [
+        Picture(name, figure, Markup(CAPTIONS[name]), CAPTIONS[name]) for name, figure in drawn.items()
+    ]
+    return Section(
+        title=title,
+        story=_given(document) if fits is None else _network(document),
+        facts=_facts(document) if fits is None else _fit_facts(fits),
+        pictures=pictures,
+        provenance=document.get("provenance", {}),
+        document=document,
+        background="" if fits is None else "group",
+    )
+
+
+def _given(document: dict[str, Any]) -> list[str]:
+    story = [
+        f"Among all measures on {document['space']} with the given moments, this is the one of "
+        f"largest entropy: "
+        "its density is exp(λ·r)/Z against the uniform probability measure.",
+        GLOSSARY["entropy"],
+    ]
+    return story if document["face"] is None else [*story, GLOSSARY["face"], GLOSSARY["singular"]]
+
+
+def _facts(document: dict[str, Any]) -> list[Fact]:
+    rows = zip(document["monomials"], document["moments"], document["lambda"], strict=True)
+    facts = [
+        Fact(name, f"λ = {scientific(lam, 8)}", f"moment {scientific(rho, 8)}") for name, rho, lam in rows
+    ]
+    return [
+        *facts,
+        Fact("entropy", f"{scientific(document['entropy'], 8)} nats", "against the uniform measure"),
+        Fact("log partition", scientific(document["log_partition"], 8), "log of the integral of exp(λ·r)"),
+        Fact("moment error", scientific(document["moment_error"], 2), "standard deviations, on a finer rule"),
+    ]  # fmt: skip
+
+
+def _network(document: dict[str, Any]) -> list[str]:
+    fits = [f for f in document["fits"] if f["converged"]]
+    story = [
+        "Given the symbols of the network, frequency by frequency: which measure is the least committed, "
+        "and how far is the network from it?"
+    ]
+    if fits:
+        top = max(f["boundary_ratio"] for f in fits)
+        heavy = [f["effective_neurons"] for f in fits]
+        story.append(
+            f"The symbols reach up to {100 * top:.2f} % of the largest value that any measure can have "
+            f"(100 %: on the face). Effectively {min(heavy):.1f} to {max(heavy):.1f} neurons carry each one."
+        )
+    return [*story, *GLOSSARY.values()]
+
+
+def _fit_facts(fits: list[dict[str, Any]]) -> list[Fact]:
+    facts = []
+    for fit in fits:
+        name = "frequency " + ("x".join(map(str, fit["k"])) or "all together")
+        if not fit["converged"]:
+            facts.append(Fact(name, "not fitted", fit["reason"]))
+            continue
+        gap, error = fit.get("entropy_gap"), fit.get("entropy_gap_error")
+        told = "–" if gap is None else scientific(gap) if error is None else measured(gap, error)
+        facts.append(
+            Fact(
+                name, f"entropy {scientific(fit['entropy'])} nats",
+                f"gap {told} nats; rho/h {fit['boundary_ratio']:.6f}; family of dimension {fit['dimension']}",
+            )
+        )  # fmt: skip
+    return facts

@@ -1,0 +1,152 @@
+"""Block solvers on matrices with planted, degenerate spectra."""
+
+import numpy as np
+import pytest
+import torch
+
+from manifold.errors import InputError
+from spectra.block_solvers import block_spectrum, norm_bound, shifted_inverse
+from spectra.variation import DenseOperator, SymmetricOperator
+
+
+def planted(seed, size=150):
+    """A random symmetric matrix with 2- to 8-fold eigenvalues at both ends or at zero."""
+    rng = np.random.default_rng(seed)
+    values = np.sort(rng.uniform(-1, 1, size))
+    low, high, zero = rng.integers(2, 9, 3)
+    values[:low] = -1.2
+    values[-high:] = 1.5
+    if seed % 3 == 0:  # the small end is zero: a positive semi-definite operator
+        values = np.abs(values)
+        values[:zero] = 0.0
+    elif seed % 3 == 1:
+        values[size // 2 : size // 2 + zero] = 0.0
+    basis, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values = np.sort(values)
+    return DenseOperator(torch.as_tensor(basis * values @ basis.T)), values
+
+
+@pytest.mark.parametrize("batch", range(8))
+def test_no_copy_is_lost_and_no_sign_is_wrong(batch):
+    for seed in range(25 * batch, 25 * batch + 25):
+        operator, values = planted(seed)
+        found = block_spectrum(operator, 10, tol=1e-8, seed=seed)
+        assert found.converged
+        assert not found.complete
+        expected = np.concatenate([values[:10], values[-10:]])
+        assert np.abs(found.eigenvalues - expected).max() < 1e-7
+        assert (np.abs(found.eigenvalues - expected) <= found.errors).all()
+        real = int((values < -1e-12).sum()), int((values > 1e-12).sum())
+        for count, name in zip(real, ("negative", "positive"), strict=True):
+            low, high = found.counts.bounds[name]
+            assert low <= count <= high
+
+
+def test_limits_return_a_marked_partial_result():
+    operator, values = planted(1, 400)
+    found = block_spectrum(operator, 4, tol=1e-14, max_products=40)
+    assert not found.converged
+    assert all(np.abs(values - v).min() <= e for v, e in zip(found.eigenvalues, found.errors, strict=True))
+    hurried = block_spectrum(operator, 4, tol=1e-14, max_seconds=0.0)
+    assert not hurried.converged
+
+
+def test_warm_start_saves_products_and_a_start_of_wrong_vectors_does_no_harm():
+    operator, values = planted(2, 400)
+    first = block_spectrum(operator, 5, tol=1e-7)
+    cold = first.matvecs
+    operator.matvecs = 0
+    again = block_spectrum(operator, 5, tol=1e-7, start=first.vectors)
+    assert again.converged
+    assert again.matvecs < 0.8 * cold
+    one = torch.ones(400, 1, dtype=torch.float64)
+    wrong = block_spectrum(operator, 5, tol=1e-7, start=one)
+    assert np.allclose(wrong.eigenvalues, np.concatenate([values[:5], values[-5:]]), atol=1e-6)
+
+
+def test_a_good_preconditioner_saves_products():
+    rng = np.random.default_rng(0)
+    diagonal = torch.as_tensor(np.concatenate([-1e-3 * np.arange(1, 11), np.linspace(1e-3, 10, 490)]))
+    noise = torch.as_tensor(rng.standard_normal((500, 500))) * 1e-6
+    operator = DenseOperator(torch.diag(diagonal) + noise)
+    exact = torch.linalg.eigvalsh(operator.matrix).numpy()
+
+    def precondition(residuals, values):
+        gap = diagonal[:, None] - values
+        return residuals / torch.where(gap.abs() < 1e-4, 1e-4, gap)
+
+    results = [block_spectrum(operator, 6, tol=1e-9, precondition=p) for p in (None, precondition)]
+    counts = []
+    for found in results:
+        assert np.allclose(found.eigenvalues[:6], exact[:6], atol=1e-8)
+        counts.append(found.matvecs)
+    assert counts[1] - counts[0] < 0.5 * counts[0]
+
+
+def test_shifted_inverse_finds_the_small_end_at_once():
+    rng = np.random.default_rng(3)
+    basis, _ = np.linalg.qr(rng.standard_normal((600, 600)))
+    values = np.sort(np.concatenate([-1e-4 * rng.random(200), 1e-5 * rng.random(200), 10 * rng.random(200)]))
+    operator = DenseOperator(torch.as_tensor(basis * values @ basis.T))
+    plain = block_spectrum(operator, 5, tol=1e-9, max_products=600)
+    assert not plain.converged
+    operator.matvecs = 0
+    precondition = shifted_inverse(operator, -1.1e-4)
+    helped = block_spectrum(operator, 5, tol=1e-9, precondition=precondition, max_products=1200)
+    assert helped.converged
+    assert np.abs(helped.eigenvalues[:5] - values[:5]).max() < 1e-9
+    with pytest.raises(InputError, match="below the spectrum"):
+        shifted_inverse(operator, 0.0)
+
+
+def test_one_end_costs_less_than_both():
+    operator, values = planted(5, 400)
+    counts = []
+    for ends in (("smallest", "largest"), ("largest",), ("smallest",)):
+        operator.matvecs = 0
+        found = block_spectrum(operator, 5, tol=1e-8, ends=ends)
+        assert found.converged
+        if "largest" in ends:
+            assert np.allclose(found.eigenvalues[-5:], values[-5:], atol=1e-7)
+        if "smallest" in ends:
+            assert np.allclose(found.eigenvalues[:5], values[:5], atol=1e-7)
+        counts.append(operator.matvecs)
+    assert max(counts[1:]) < counts[0]
+    with pytest.raises(InputError, match="ends"):
+        block_spectrum(operator, 5, ends=("middle",))
+
+
+def test_bad_input():
+    operator, _ = planted(0)
+    with pytest.raises(InputError, match="at least one"):
+        block_spectrum(operator, 0)
+    operator.matrix[0, 0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        block_spectrum(operator, 5)
+
+
+class Rank(SymmetricOperator):
+    """A diagonal operator too large for a matrix."""
+
+    def __init__(self, diagonal):
+        self.diagonal, self.dimension = diagonal, len(diagonal)
+
+    def _apply(self, block):
+        return self.diagonal[:, None] * block
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_norm_bound_is_above_the_norm_and_near_it(seed):
+    diagonal = torch.randn(20_000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    diagonal[7] = -6.0  # one isolated eigenvalue, of the sign that plain Lanczos could overlook
+    bound, estimate = norm_bound(Rank(diagonal), seed=seed)
+    assert estimate <= 6.0 + 1e-12
+    assert 6.0 <= bound < 10.0
+    with pytest.raises(InputError, match="Lanczos steps"):
+        norm_bound(Rank(diagonal), steps=3)
+
+
+def test_norm_bound_of_small_and_zero_operators_is_exact():
+    assert norm_bound(Rank(torch.zeros(50, dtype=torch.float64)))[0] == 0.0
+    small = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)
+    assert norm_bound(Rank(small))[0] == pytest.approx(3.0)
