@@ -168,10 +168,14 @@ def _readable(run: Run, skip_bad: bool):
 
 
 def _summary(document: dict[str, Any]) -> str:
-    lines = [f"{'step':>10} {'loss':>11} {'rank':>6} {'unstable':>9} {'marginal':>9} {'contracting':>12}"]
-    columns = (document[name] for name in ("steps", "loss", "rank", "negative", "marginal", "positive"))
-    for step, loss, rank, negative, marginal, positive in zip(*columns, strict=True):
-        lines.append(f"{step:>10.6g} {loss:>11.4e} {rank:>6} {negative:>9} {marginal:>9} {positive:>12}")
+    names = ["loss", "rank", "negative", "marginal", "positive", "undetermined"]
+    lines = ["{:>10} {:>11} {:>6} {:>9} {:>9} {:>12} {:>13}".format(
+        "step", "loss", "rank", "unstable", "marginal", "contracting", "undetermined"
+    )]  # fmt: skip
+    for step, loss, *counts in zip(document["steps"], *(document[name] for name in names), strict=True):
+        lines.append("{:>10.6g} {:>11.4e} {:>6} {:>9} {:>9} {:>12} {:>13}".format(step, loss, *counts))
+    if any(document["undetermined"]):
+        lines.append("counts are lower bounds: the undetermined ones may have any sign")
     kinds, motion = document["kinds"], document["monotone"]
     lines += [
         f"visits to zero: {kinds['crossing']} crossings, {kinds['touch']} touches, "
