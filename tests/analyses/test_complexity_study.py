@@ -211,6 +211,14 @@ def test_own_groups_from_files(tmp_path):
         load_matrices(tmp_path / "bad.npy")
 
 
+@pytest.mark.parametrize("option", ["--n-grid", "--kappa", "--theta"])
+@pytest.mark.parametrize("text", ["", " , "])
+def test_empty_lists_are_refused(option, text):
+    result = CliRunner().invoke(build_app(), ["complexity", "--dry-run", option, text])
+    assert isinstance(result.exception, InputError)
+    assert option in str(result.exception)
+
+
 def test_dry_run_and_errors_of_the_command(tmp_path):
     runner = CliRunner()
     dry = runner.invoke(build_app(), ["complexity", "--dry-run", "--n-grid", "64,128"])
