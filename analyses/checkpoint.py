@@ -157,10 +157,18 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "decoupling": found.coupling,
         "solutions": _solutions(found),
         "entropy": None,
-        "notes": [*subject.notes, *([found.problem] if found.problem else [])],
+        "notes": _notes(found),
         "timing": {"seconds": found.seconds},
         "provenance": provenance(seed=found.question.seed, device=str(subject.network.a.device)),
     }
+
+
+def _notes(found: CheckpointAnalysis) -> list[str]:
+    notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
+    asked, done = found.question.subspace, found.result.plan.subspace
+    if asked != done:
+        notes.append(f"subspace {asked} does not fit at this size: the spectrum is that of the {done} space")
+    return notes
 
 
 def _task(found: CheckpointAnalysis) -> dict[str, Any]:

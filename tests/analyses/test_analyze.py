@@ -139,3 +139,10 @@ def test_unconverged_refinement_is_partial_and_exits_with_three(tmp_path):
     document = json.loads(result.stdout)
     assert document["fixed_point"]["kind"] == "none"
     assert any("refine" in note for note in document["notes"])
+
+
+def test_a_fallback_to_the_full_space_is_said(flow_run, monkeypatch):
+    monkeypatch.setattr("spectra.plan.DENSE_WORK", 0.0)
+    document = json.loads(call("analyze", flow_run, "--json", "--quiet").stdout)
+    assert document["spectrum"]["subspace"] == "full"
+    assert any("span does not fit" in note for note in document["notes"])
