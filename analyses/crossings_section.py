@@ -180,8 +180,8 @@ def _linear(document: dict[str, Any]) -> list[Markup]:
         Markup(
             "Do eigenvalues describe the real flow? The last network was moved to a fixed point, pushed "
             "along {} eigenvectors, and the full nonlinear flow was followed: fitted rates agree with the "
-            "eigenvalues within {}."
-        ).format(checked["checked_modes"], percent(checked["max_relative_rate_error"]))
+            "eigenvalues within a relative error of {}."
+        ).format(checked["checked_modes"], scientific(checked["max_relative_rate_error"], 2))
     ]
 
 

@@ -11,6 +11,7 @@ import analyses.spectral_steps as spectral_steps
 from analyses.cli import build_app
 from analyses.flow_time import advance, flow_times
 from analyses.runs import Run
+from analyses.sections import scientific
 from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
@@ -72,6 +73,8 @@ def test_dataset_and_page(document, flow_run):
     assert json.loads(study.attrs["summary"])["crossings"] == document["crossings"]
     page = (flow_run.parent / "page.html").read_text()
     assert "Eigenvalue crossings" in page
+    error = document["linearisation"]["max_relative_rate_error"]
+    assert f"relative error of {scientific(error, 2)}" in page
     assert page.count("data:image/png") == 2
 
 
