@@ -123,16 +123,19 @@ class GroupPotentials:
         ``H = (n-1)/n + (1/n) sum_{k!=0} l_k`` with ``l_k = -2 Re rho_kkk + sum_{k1,k2!=0} |rho_{k1 k2 k}|^2
         + 1/4 sum_{m!=0} (|2 rho_{m0k} + S_a(m,k)|^2 + |2 rho_{0mk} + S_b(m,k)|^2)
         + 1/4 |2 rho_{00k} + S_a(0,k) + S_b(0,k)|^2``; k' in S runs over the whole dual group.
+        Completing the square, ``1 - 2 Re rho_kkk + |rho_kkk|^2 = |1 - rho_kkk|^2``, makes it a sum of
+        squares: near a solution nothing cancels, so the error stays small relative to H itself.
 
         Returns
         -------
         float
         """
         n = self.group.order
-        cross = self.mixed[1:, 1:, 1:].abs().square().sum()
+        defect = self.mixed[1:, 1:, 1:].clone()
+        inner = torch.arange(n - 1, device=defect.device)
+        defect[inner, inner, inner] -= 1  # the targets rho_kkk are 1 at a solution, all others 0
         squares = sum(part.abs().square().sum() for part in self.vanishing_sums())
-        total = -2 * self.targets.real.sum() + cross + 0.25 * squares
-        return (n - 1) / n + float(total) / n
+        return float(defect.abs().square().sum() + 0.25 * squares) / n
 
 
 def group_monomials(

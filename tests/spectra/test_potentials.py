@@ -33,6 +33,23 @@ def test_loss_identity(orders, centred):
         assert slow == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("order", [5, 23])
+@pytest.mark.parametrize("size", [1e-3, 1e-5])
+def test_loss_identity_holds_relative_to_a_small_loss(order, size):
+    """Near a solution H is tiny; the error must be small against H, not against its constant (n-1)/n."""
+    from spectra.constructions import f6
+
+    exact = f6(FiniteAbelianGroup((order,)))
+    rng = torch.Generator().manual_seed(0)
+    moved = [
+        w + size * torch.randn(w.shape, generator=rng, dtype=w.dtype) for w in (exact.a, exact.b, exact.c)
+    ]
+    net = GroupNetwork(exact.group, *moved, exact.output_scale)
+    expected = oracles.naive_loss(*moved, net.output_scale, (order,), "projected_mse").item()
+    assert expected < 100 * size**2
+    assert GroupPotentials.of(net).projected_loss() == pytest.approx(expected, rel=1e-10, abs=0)
+
+
 @pytest.mark.parametrize("orders", [(4,), (5,), (2, 3)])
 @pytest.mark.parametrize("centred", [True, False])
 def test_potentials_are_expectations_of_the_monomials(orders, centred):
