@@ -15,6 +15,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from analyses.studies import Progress, rhoscope_version, silent
+from analyses.timing import median_seconds
 from analyses.training import RawGradient, TrainingPlan
 from spectra.block_solvers import block_spectrum, shifted_inverse
 from spectra.group_task import GroupTask
@@ -119,8 +120,8 @@ class _Case:
     def rows(self, quick: bool) -> list[dict[str, Any]]:
         vector = np.random.default_rng(self.seed).standard_normal(self.full.dimension)
         block = torch.as_tensor(vector)[:, None]
-        ours = _median(lambda: self.full.apply(block), 7)
-        plain = _median(lambda: self.plain.product(vector), 3)
+        ours = median_seconds(lambda: self.full.apply(block), 7)
+        plain = median_seconds(lambda: self.plain.product(vector), 3)
         n, q = self.network.group.order, self.network.width
         rate = (18 * n * q * q + 36 * n * n * q) / ours / 1e9
         own = {"tool": "rhoscope", "version": rhoscope_version()}
@@ -206,7 +207,7 @@ class _Case:
             product, ten_largest = make(self.network)
             reference = self.plain.product(vector)
             worst = np.abs(product(vector) - reference).max() / np.abs(reference).max()
-            seconds = _median(lambda: product(vector), 3)
+            seconds = median_seconds(lambda: product(vector), 3)
             begin = time.perf_counter()
             found = np.sort(ten_largest())[::-1] * self.network.raw_scale
             span = time.perf_counter() - begin
@@ -318,13 +319,3 @@ FOREIGN: dict[str, tuple[str, Callable[[GroupNetwork], Tool]]] = {
     "pyhessian": ("pyhessian", _pyhessian),
     "hessian-eigenthings": ("hessian_eigenthings", _eigenthings),
 }
-
-
-def _median(work: Callable[[], Any], times: int) -> float:
-    work()
-    spans = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        spans.append(time.perf_counter() - begin)
-    return sorted(spans)[times // 2]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from analyses.studies import Progress, rhoscope_version, silent
+from analyses.timing import median_seconds
 from analyses.training import RawGradient, TrainingPlan
 
 CASES = ("Z23", "Z113")
@@ -87,8 +88,8 @@ def _step_times(plan: TrainingPlan) -> tuple[float, float]:
     net = plan.initial()
     weights = [net.a, net.b, net.c]
     gradient = RawGradient(plan.task(), net)
-    ours = _median(lambda: gradient(weights), 7)
-    return ours, _median(lambda: _plain_step(net), 3)
+    ours = median_seconds(lambda: gradient(weights), 7)
+    return ours, median_seconds(lambda: _plain_step(net), 3)
 
 
 def _plain_step(net: Any) -> list[torch.Tensor]:
@@ -104,13 +105,3 @@ def _plain_step(net: Any) -> list[torch.Tensor]:
         residual = residual - residual.mean(-1, keepdim=True)
         (residual.square().sum() / n**2).backward()
     return [w.grad for w in weights]
-
-
-def _median(work: Any, times: int) -> float:
-    work()
-    spans = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        spans.append(time.perf_counter() - begin)
-    return sorted(spans)[times // 2]
