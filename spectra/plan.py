@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ import torch
 from manifold.errors import InputError, NotConvergedError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.block_solvers import block_spectrum, shifted_inverse
+from spectra.block_solvers import block_spectrum
 from spectra.blocks import blocked_spectrum, check_blocks, frequency_blocks
 from spectra.chart import chart_multiplicities, chart_spectrum
-from spectra.eigen import DENSE_LIMIT, Spectrum, dense_spectrum, power_norm
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
+from spectra.small_end import prepare_small_end
 from spectra.variation import (
     DeflatedVariation,
     RestrictedVariation,
@@ -29,7 +31,7 @@ OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 60.0  # of an iteration nobody gave a limit for
-FACTOR_LIMIT = 10_000  # unknowns up to which the small end is preconditioned by a factorisation
+SMALL_END_SHARE = 0.7  # of the time for the deep Krylov space; the rest certifies
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 
 
@@ -170,11 +172,12 @@ def plan_spectrum(
     if count is None:
         subspace = "full"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
-    memory = 8 * 4 * size * size if dense else 8 * size * 300
+    copies = 4 if size <= VECTORS_LIMIT else 2  # eigenvectors and work space, or the values alone
+    memory = 8 * copies * size * size if dense else 8 * size * 300 + 2**30
     if dense and memory > memory_limit:
         return _blocks_plan(functional, measure, operator, (
             f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
-            f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 32) ** 0.5):,} dimensions"
+            f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
         ))  # fmt: skip
     return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
 
@@ -270,14 +273,17 @@ def _particle_spectrum(
     operator = deflated if inside else full
     removed = deflated.removed if inside else 0
     local = local_eigenvalues(full.at) if functional.convex else None
-    precondition = None
-    if local is not None and operator.dimension <= FACTOR_LIMIT:
-        lowest = float(local.min())  # below the spectrum: the interaction is positive semi-definite
-        precondition = shifted_inverse(
-            operator, lowest - 0.1 * abs(lowest) - 1e-7 * power_norm(full, seed=seed)
-        )
-    found = block_spectrum(
-        operator, plan.count or 1, seed=seed, max_seconds=max_seconds, precondition=precondition
+    count = plan.count or 1
+    begin = time.monotonic()
+    small = prepare_small_end(
+        operator, functional, measure, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds
     )
-    found = dataclasses.replace(found, dimension=found.dimension - removed)
+    found = block_spectrum(
+        operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin), start=small.start,
+        precondition=small.precondition,
+    )  # fmt: skip
+    found = dataclasses.replace(
+        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products,
+        method=f"{found.method}, {small.method}" if small.method else found.method,
+    )  # fmt: skip
     return found if local is None else with_local_bounds(found, local, removed=removed)

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
+from typing_extensions import override
 
 from manifold.errors import InputError
+from spectra.assembly import Assembly, can_assemble
 from spectra.functionals import BOTH, Linearisation
 
 FIELD_BYTES = 4 * 2**20  # fields at once: temporaries beyond this are paid in page faults
@@ -123,6 +125,13 @@ class SecondVariation(SymmetricOperator):
     def device(self) -> torch.device:
         """Device of the measure."""
         return self._root.device
+
+    @override
+    def dense(self) -> Tensor:
+        """The matrix, assembled from sums over pairs where the structure allows it, (N, N)."""
+        if self.parts == BOTH and can_assemble(self.at):
+            return Assembly(self.at).matrix()
+        return super().dense()
 
     def _apply(self, block: Tensor) -> Tensor:
         chunk = max(1, FIELD_BYTES // (8 * self.dimension))

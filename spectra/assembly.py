@@ -1,0 +1,225 @@
+"""The matrix of the second variation of a group task, and its inverse, without an operator product.
+
+For a squared loss over all pairs ``H = mean |P(f - e)|^2`` the interaction of neurons j and l is
+``(2/n^2) <grad phi_j, grad phi_l>`` with ``phi_j = c_j (a_j[x] + b_j[y])^2 / 2n``. Its blocks need tables of
+sums over pairs, of ``u_j u_l``, ``u_j u_l^2`` and ``u_j^2 u_l^2`` with u = a[x] + b[y]; a row of blocks
+costs O(q n^3) and is written straight into the matrix. The c-c part is one q x q matrix P for every output,
+so eliminating c leaves a matrix of the first-layer unknowns alone, two thirds of the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from manifold.errors import InputError
+from spectra.functionals import Linearisation
+from spectra.group_task import GroupLinearisation, GroupTask
+
+Preconditioner = Callable[[Tensor, Tensor], Tensor]
+
+
+def group_task(at: Linearisation) -> GroupTask | None:
+    """The group task behind a linearisation, decayed or not; None for any other functional."""
+    inner = getattr(at, "inner", at)  # decay wraps the linearisation of its task
+    return inner.task if isinstance(inner, GroupLinearisation) else None
+
+
+def can_assemble(at: Linearisation) -> bool:
+    """Whether a linearisation has the structure used here.
+
+    Parameters
+    ----------
+    at : Linearisation
+
+    Returns
+    -------
+    bool
+        True for an untied group task with a squared loss over all pairs, decayed or not.
+    """
+    task = group_task(at)
+    return task is not None and task.loss != "cross_entropy" and task.pairs is None and not task.tied
+
+
+class Assembly:
+    """Blocks of the second variation in half-density coordinates, row by row of neurons.
+
+    Parameters
+    ----------
+    at : Linearisation
+        A group task at a measure of q neurons, points (a, b, c) of dimension D = 2 d + d.
+
+    Raises
+    ------
+    InputError
+        If the task has another structure, see `can_assemble`.
+    """
+
+    def __init__(self, at: Linearisation):
+        if not can_assemble(at):
+            raise InputError("at: expected an untied group task with a squared loss over all pairs")
+        task = group_task(at)
+        self.n, self.q = task.group.order, len(at.measure)
+        first = int(task.centred)
+        self.basis = task.basis[:, first:].to(at.measure.points.dtype)
+        root = at.measure.weights.sqrt()
+        a, b, c = task.embed(at.measure.points)
+        self.c = c[:, first:]
+        self.seen = torch.ones(self.c.shape[1], dtype=c.dtype, device=c.device)  # outputs the loss sees
+        if task.projected and not task.centred:
+            self.seen[0] = 0
+        values = task.basis.to(c.dtype) * self.n**0.5
+        self.u = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]  # (q, n, n)
+        self.scale = 2 / self.n**2 * torch.outer(root, root)
+        self.kernel = self.scale * (self.c @ self.c.T)  # c_j . c_l of values is n times that of coordinates
+        squares = self.u.square().reshape(self.q, -1)
+        self.outputs = self.scale / (4 * self.n) * (squares @ squares.T)  # P
+        self.cubes = self._cubes()
+        self.local = at.local_blocks()
+        self.decay = float(self.local[0, -1, -1])  # V is linear in c: what is on its diagonal is decay
+
+    @property
+    def first(self) -> int:
+        """First-layer unknowns of a neuron, 2 d."""
+        return 2 * self.basis.shape[1]
+
+    def _cubes(self) -> Tensor:
+        """``(a or b direction s of j) x l -> sum over pairs of u_j u_l^2``, scaled, (q, 2d, q)."""
+        by_x, by_y = self.u.permute(1, 2, 0), self.u.permute(2, 1, 0)
+        sums = [side.mT @ side.square() for side in (by_x, by_y)]  # (n, q, q)
+        turned = [torch.einsum("xs,xjl->jsl", self.basis, s) for s in sums]
+        return torch.cat(turned, dim=1) * (self.scale / (2 * self.n**0.5))[:, None, :]
+
+    def first_layer(self, j: int) -> Tensor:
+        """Interaction of the first-layer unknowns of neuron j with those of all, (2d, q, 2d)."""
+        d, basis = self.basis.shape[1], self.basis
+        mixed = self.u[j, :, None, :] * self.u.transpose(0, 1)  # (x, l, y): u_j u_l
+        cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, self.q, self.n) @ basis
+        squares = (basis[:, :, None] * basis[:, None, :]).reshape(self.n, -1)
+        out = torch.empty(2 * d, self.q, 2 * d, dtype=basis.dtype, device=basis.device)
+        of_x, of_y = mixed.sum(2), mixed.sum(0).T  # (n, q) each
+        out[:d, :, :d] = (of_x.T @ squares).reshape(self.q, d, d).transpose(0, 1)
+        out[d:, :, d:] = (of_y.T @ squares).reshape(self.q, d, d).transpose(0, 1)
+        out[:d, :, d:] = cross
+        out[d:, :, :d] = cross.permute(2, 1, 0)
+        return out * self.kernel[j][None, :, None]
+
+    def matrix(self, *, dtype: torch.dtype | None = None) -> Tensor:
+        """The whole symmetric matrix, shape (q D, q D).
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Of the result; default that of the points.
+
+        Returns
+        -------
+        Tensor
+        """
+        q, f, g = self.q, self.first, self.c.shape[1]
+        size = f + g
+        dtype = self.u.dtype if dtype is None else dtype
+        out = torch.zeros(q, size, q, size, dtype=dtype, device=self.u.device)
+        outputs = torch.diag(self.seen)
+        for j in range(q):
+            out[j, :f, :, :f] = self.first_layer(j)
+            out[j, :f, :, f:] = self.cubes[j][:, :, None] * self.c[j]
+            out[j, f:, :, :f] = torch.einsum("lt,ls->tls", self.c, self.cubes[:, :, j])
+            out[j, f:, :, f:] = self.outputs[j][None, :, None] * outputs[:, None, :]
+            out[j, :, j, :] += self.local[j]
+        return out.reshape(q * size, q * size)
+
+    def eliminated(self, below: float, inverse: Tensor) -> Tensor:
+        """First-layer matrix of ``L - below`` after elimination of c, shape (2dq, 2dq), single precision.
+
+        Parameters
+        ----------
+        below : float
+            A number below the spectrum.
+        inverse : Tensor, shape (q, q)
+            ``(P + decay - below)^{-1}``.
+
+        Returns
+        -------
+        Tensor
+            ``X - below - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``.
+        """
+        q, f = self.q, self.first
+        slopes = self.local[:, :f, f:]  # (q, 2d, d)
+        turned = self.cubes @ inverse  # (q, 2d, q)
+        of_c = torch.einsum("lst,jt->lsj", slopes, self.c)  # (q, 2d, q)
+        kernel = self.c @ self.c.T
+        flat_cubes, flat_slopes = self.cubes.reshape(-1, q), slopes.reshape(q * f, -1)
+        out = torch.empty(q, f, q, f, dtype=torch.float32, device=self.u.device)
+        for j in range(q):
+            row = self.first_layer(j)
+            row[:, j] += self.local[j, :f, :f] - below * torch.eye(f, dtype=row.dtype, device=row.device)
+            row -= (turned[j] @ flat_cubes.T).reshape(f, q, f) * kernel[j][None, :, None]
+            row -= turned[j][:, :, None] * of_c[:, :, j]
+            row -= of_c[j][:, :, None] * turned[:, :, j]
+            row -= (slopes[j] @ flat_slopes.T).reshape(f, q, f) * inverse[j][None, :, None]
+            out[j] = row
+        return out.reshape(q * f, q * f)
+
+    def couple(self, fields: Tensor) -> Tensor:
+        """``Y`` applied to moves of c, (k, q, d) to (k, q, 2d)."""
+        joint = self.c @ fields.mT  # (k, j, l)
+        return torch.einsum("jsl,kjl->kjs", self.cubes, joint) + torch.einsum(
+            "jst,kjt->kjs", self.local[:, : self.first, self.first :], fields
+        )
+
+    def couple_back(self, fields: Tensor) -> Tensor:
+        """``Y^T`` applied to moves of the first layer, (k, q, 2d) to (k, q, d)."""
+        joint = torch.einsum("jsl,kjs->kjl", self.cubes, fields)
+        return joint.mT @ self.c + torch.einsum(
+            "jst,kjs->kjt", self.local[:, : self.first, self.first :], fields
+        )
+
+
+def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | None:
+    """``(L - below)^{-1}`` by elimination of c and a single-precision Cholesky factor of the rest.
+
+    Costs ``(2 d q)^3 / 3`` single-precision flops and ``4 (2 d q)^2`` bytes: single precision is enough to
+    direct an iteration whose residuals are computed in double precision.
+
+    Parameters
+    ----------
+    assembly : Assembly
+    below : float
+        A number below the spectrum, best by about the width of the cluster at the small end.
+
+    Returns
+    -------
+    callable or None
+        Maps residuals (N, k) and Ritz values to directions (N, k); None if ``below`` is not below.
+    """
+    q, f = assembly.q, assembly.first
+    eye = torch.eye(q, dtype=assembly.outputs.dtype, device=assembly.outputs.device)
+    shifted, failed = torch.linalg.cholesky_ex(assembly.outputs + (assembly.decay - below) * eye)
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(shifted)
+    factor = assembly.eliminated(below, inverse).mT  # symmetric; column-major, so that nothing is copied
+    info = torch.empty((), dtype=torch.int32, device=factor.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, info))
+    if info:
+        return None
+    hidden = 1 / (assembly.decay - below)  # of outputs the loss does not see
+
+    def solve_outputs(fields: Tensor) -> Tensor:
+        return torch.where(assembly.seen > 0, inverse @ fields, hidden * fields)
+
+    def precondition(residuals: Tensor, values: Tensor) -> Tensor:
+        sizes = residuals.norm(dim=0).clamp_min(1e-300)
+        fields = (residuals / sizes).T.reshape(-1, q, f + assembly.c.shape[1])
+        first, last = fields[..., :f], fields[..., f:]
+        right = first - assembly.couple(solve_outputs(last))
+        flat = right.reshape(len(fields), -1).T
+        half = torch.linalg.solve_triangular(factor, flat.float(), upper=False)
+        first = torch.linalg.solve_triangular(factor.mT, half, upper=True).double().T.reshape(right.shape)
+        last = solve_outputs(last - assembly.couple_back(first))
+        return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
+
+    return precondition

@@ -1,0 +1,117 @@
+"""Help for the small end of the spectrum of a group task, which Krylov methods resolve last.
+
+Two remedies, by size: a shifted inverse where the first-layer matrix fits in memory (`spectra.assembly`), and
+a deep single-precision Krylov space as a start where it does not (`spectra.long_lanczos`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from manifold.measures import ParticleMeasure
+from spectra.assembly import Assembly, can_assemble, elimination_inverse, group_task
+from spectra.block_solvers import Preconditioner
+from spectra.functionals import Functional
+from spectra.long_lanczos import lowest_vectors
+from spectra.variation import DeflatedVariation, SecondVariation
+
+FACTOR_BYTES = 2**30  # of the single-precision factor: 16,384 first-layer unknowns
+SCOUT = 400  # products that find where the spectrum begins
+
+
+@dataclass(frozen=True, eq=False)
+class SmallEnd:
+    """What a block solver is given for the small end.
+
+    Parameters
+    ----------
+    start : Tensor or None
+        Approximate eigenvectors (N, k).
+    precondition : callable or None
+        Residuals to directions.
+    products : int
+        Single-precision products spent.
+    method : str
+        In words, for the user.
+    """
+
+    start: Tensor | None = None
+    precondition: Preconditioner | None = None
+    products: int = 0
+    method: str = ""
+
+
+def prepare_small_end(
+    operator: SecondVariation | DeflatedVariation, functional: Functional, measure: ParticleMeasure,
+    count: int, *, tol: float = 1e-6, seed: int = 0, max_seconds: float = 60.0,
+) -> SmallEnd:  # fmt: skip
+    """Choose and carry out what helps the iteration at the small end.
+
+    Parameters
+    ----------
+    operator : SecondVariation or DeflatedVariation
+        Whose small end is wanted.
+    functional : Functional
+        The objective.
+    measure : ParticleMeasure
+        Its particles.
+    count : int
+        Wanted eigenvalues.
+    tol : float
+        Wanted residual relative to the norm.
+    seed : int
+        Of the start vector.
+    max_seconds : float
+        Limit of the Krylov space.
+
+    Returns
+    -------
+    SmallEnd
+        Empty where the functional is no group task.
+    """
+    full = operator.full if isinstance(operator, DeflatedVariation) else operator
+    if group_task(full.at) is None:
+        return SmallEnd()
+    single = _in_single_precision(operator, functional, measure)
+    assembly = Assembly(full.at) if can_assemble(full.at) else None
+    fits = assembly is not None and 4 * (assembly.first * assembly.q) ** 2 <= FACTOR_BYTES
+    before = single.matvecs
+    start, values, residuals = lowest_vectors(
+        single.apply, single.dimension, count, tol=tol, seed=seed, max_seconds=max_seconds,
+        max_products=SCOUT if fits else 10**6, device=single.device,
+    )  # fmt: skip
+    products = single.matvecs - before
+    start = start.double()
+    if not fits:
+        return SmallEnd(start, None, products, "long single-precision Lanczos")
+    inverse = _shifted_inverse(assembly, float(values[0]), float(residuals[0]))
+    if inverse is None or not isinstance(operator, DeflatedVariation):
+        return SmallEnd(start, inverse, products, "elimination of c")
+    return SmallEnd(
+        start, lambda r, values: operator.project(inverse(r, values)), products, "elimination of c"
+    )
+
+
+def _in_single_precision(
+    operator: SecondVariation | DeflatedVariation, functional: Functional, measure: ParticleMeasure
+) -> SecondVariation | DeflatedVariation:
+    rounded = ParticleMeasure(measure.points.float(), measure.weights.float())
+    full = SecondVariation(functional.linearise(rounded))
+    if not isinstance(operator, DeflatedVariation):
+        return full
+    deflated = DeflatedVariation(full)
+    deflated.shift = operator.shift
+    return deflated
+
+
+def _shifted_inverse(assembly: Assembly, lowest: float, uncertainty: float) -> Preconditioner | None:
+    """An inverse with a shift as close below the spectrum as a lowest Ritz value allows."""
+    distance = 0.3 * abs(lowest) + 2 * uncertainty
+    for _ in range(4):
+        inverse = elimination_inverse(assembly, lowest - distance)
+        if inverse is not None:
+            return inverse
+        distance *= 4
+    return None
