@@ -1,6 +1,7 @@
 """The loss of the group task through its outputs on a list of pairs, in chunks of bounded memory.
 
-Used where no Gram form exists (cross-entropy) and for the few pairs a train/test split leaves out.
+Used where no Gram form exists (cross-entropy, activations other than the square) and for the few pairs a
+train/test split leaves out.
 Cost O(pairs x n x q) per gradient; the outputs of one chunk are all that is ever held.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from spectra.activations import SQUARE, Activation
 from spectra.gram_terms import Term, Triple
 
 CHUNK_BYTES = 64 * 2**20
@@ -126,6 +128,8 @@ class GridChunk:
 class PairTerm(Term):
     """``coefficient * sum over pairs of loss(f(x, y), x + y)``.
 
+    The outputs are ``f = gain sum_j w_j c_j sigma(a_j[x] + b_j[y])``.
+
     Parameters
     ----------
     weights : Tensor, shape (q,)
@@ -140,13 +144,18 @@ class PairTerm(Term):
         Loss of one output vector.
     coefficient : float
         Usually 1/N, or minus that to take pairs back.
+    activation : Activation
+        sigma.
+    gain : float, optional
+        Default ``1/(2n)``, that of quadratic networks.
     """
 
     def __init__(
         self, weights: Tensor, neurons: Triple, basis: Tensor, pairs: Tensor, loss: OutputLoss,
-        coefficient: float,
+        coefficient: float, *, activation: Activation = SQUARE, gain: float | None = None,
     ):  # fmt: skip
         self.n = basis.shape[0]
+        self.sigma, self.gain = activation, 1 / (2 * self.n) if gain is None else gain
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
         self.a, self.b, self.c = self._positions(neurons)
@@ -168,7 +177,7 @@ class PairTerm(Term):
                 yield ListChunk(chunk)
 
     def _outputs(self, sums: Tensor) -> Tensor:
-        return (sums.square() * self.weights) @ self.c.T / (2 * self.n)
+        return self.gain * (self.sigma.value(sums) * self.weights) @ self.c.T
 
     @property
     @override
@@ -185,9 +194,9 @@ class PairTerm(Term):
         for chunk in self._chunks():
             sums = chunk.gather(self.a, self.b)
             slope = self.loss.gradient(self._outputs(sums), chunk.target)
-            chunk.scatter(out[0], out[1], 2 * sums * (slope @ self.c))
-            out[2] += slope.T @ sums.square()
-        return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
+            chunk.scatter(out[0], out[1], self.sigma.slope(sums) * (slope @ self.c))
+            out[2] += slope.T @ self.sigma.value(sums)
+        return self._coordinates([self.coefficient * self.gain * g for g in out])
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
@@ -197,23 +206,23 @@ class PairTerm(Term):
             sums = chunk.gather(self.a, self.b)
             outputs = self._outputs(sums)
             slope = self.loss.gradient(outputs, chunk.target)
+            value, rise, bend = (f(sums) for f in (self.sigma.value, self.sigma.slope, self.sigma.curvature))
+            pull = slope @ self.c
             for i in range(len(moves[0])):
                 da, db, dc = (move[i] for move in moves)
                 dsums = chunk.gather(da, db)
                 of_sums, of_c = torch.zeros_like(sums), torch.zeros_like(dc)
                 if interaction:
-                    change = (sums.square() * self.weights) @ dc.T + (
-                        2 * sums * dsums * self.weights
-                    ) @ self.c.T
-                    bent = self.loss.curvature(outputs, change / (2 * self.n))
-                    of_sums += 2 * sums * (bent @ self.c)
-                    of_c += bent.T @ sums.square()
+                    change = (value * self.weights) @ dc.T + (rise * dsums * self.weights) @ self.c.T
+                    bent = self.loss.curvature(outputs, self.gain * change)
+                    of_sums += rise * (bent @ self.c)
+                    of_c += bent.T @ value
                 if local:
-                    of_sums += 2 * dsums * (slope @ self.c) + 2 * sums * (slope @ dc)
-                    of_c += slope.T @ (2 * sums * dsums)
+                    of_sums += bend * dsums * pull + rise * (slope @ dc)
+                    of_c += slope.T @ (rise * dsums)
                 chunk.scatter(out[0][i], out[1][i], of_sums)
                 out[2][i] += of_c
-        return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
+        return self._coordinates([self.coefficient * self.gain * g for g in out])
 
     def slope_norm(self) -> float:
         """Norm of the derivative in all outputs of the pairs."""
@@ -233,7 +242,7 @@ class PairTerm(Term):
             step = max(1, CHUNK_BYTES // (8 * q * self.n))
             for low in range(0, len(sums), step):
                 part = slice(low, low + step)
-                features = sums[part].square().T[:, :, None] * self.c.T[:, None, :] / (2 * self.n)
+                features = self.gain * self.sigma.value(sums[part]).T[:, :, None] * self.c.T[:, None, :]
                 root = self.loss.curvature_root(outputs[part], features).reshape(q, -1)
                 total += root @ root.T
         return self.coefficient * total
@@ -247,16 +256,17 @@ class PairTerm(Term):
         for chunk in self._chunks():
             sums = chunk.gather(self.a, self.b)
             slope = self.loss.gradient(self._outputs(sums), chunk.target)
-            of_ab.index_add_(0, chunk.x * n + chunk.y, 2 * slope @ self.c)
+            rise = self.sigma.slope(sums)
+            of_ab.index_add_(0, chunk.x * n + chunk.y, self.sigma.curvature(sums) * (slope @ self.c))
             step = max(1, CHUNK_BYTES // (8 * q * n))
             for low in range(0, len(sums), step):
                 part = slice(low, low + step)
-                mixed = 2 * slope[part, :, None] * sums[part, None, :]
+                mixed = slope[part, :, None] * rise[part, None, :]
                 of_ac.index_add_(0, chunk.x[part], mixed)
                 of_bc.index_add_(0, chunk.y[part], mixed)
         of_ab = of_ab.reshape(n, n, q)
         diagonal = [torch.diag_embed(of_ab.sum(axis).T).permute(1, 2, 0) for axis in (1, 0)]
         tables = {"aa": diagonal[0], "bb": diagonal[1], "ab": of_ab, "ac": of_ac, "bc": of_bc}
-        scale = self.coefficient / (2 * n)
+        scale = self.coefficient * self.gain
         turn = self.basis
         return {key: scale * (turn.T @ table.permute(2, 0, 1) @ turn) for key, table in tables.items()}

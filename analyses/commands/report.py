@@ -9,6 +9,7 @@ import typer
 
 from analyses.checkpoint import Question, analyze, reached
 from analyses.commands.layout_options import (
+    ActivationOption,
     ElementsOption,
     GroupOption,
     LayoutFile,
@@ -57,6 +58,7 @@ def register(app: typer.Typer) -> None:
         tensor: TensorOptions = None,
         group: GroupOption = None,
         loss: LossOption = None,
+        activation: ActivationOption = None,
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
@@ -82,8 +84,8 @@ def register(app: typer.Typer) -> None:
         check_outputs(page, force=force)
         last = run.read(run.steps[-1])
         chosen = choose_layout(
-            last, run, layout=layout, tensor=tensor, group=group, loss=loss, output_scale=output_scale,
-            elements=elements, quiet=quiet,
+            last, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
+            output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
         subject = subject_of(last, chosen, run, device=device)
         question = Question(refine=refine, seed=seed)
