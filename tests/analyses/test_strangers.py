@@ -116,6 +116,9 @@ def test_options_decide_the_activation(stranger, command):
     assert found["task"]["tau"] == 1.0
     assert found["task"]["raw_scale"] == found["task"]["neurons"] * N
     assert "not homogeneous" in " ".join(found["notes"])
+    found, _ = command("inspect", path, "--activation", "x^3 - x")  # a guess that cannot be right
+    assert found["guess"]["activation"] == "- x + x^3"
+    assert found["guess_accuracy"] < 0.9
 
 
 ACTIVATED = {"relu": torch.relu, "tanh": torch.tanh, "abs": torch.abs, "x^3 - 0.5*x": lambda t: t**3 - t / 2}

@@ -182,6 +182,23 @@ def test_the_ends_by_iteration_are_the_ends_of_the_dense_spectrum():
     assert (np.abs(low - dense[:4]) <= low_error + 1e-13).all()
 
 
+@pytest.mark.parametrize("name", ["gelu", "abs", "2*x"])
+def test_ritz_values_in_the_span_interlace_the_whole_spectrum(name):
+    """Tied and unprojected: the case without any symmetry direction, for activations without a degree."""
+    net = random_network(name, (4,), 6, tied=True)
+    task, measure = task_of(net, "mse"), net.measure()
+    inside, whole = (
+        compute_spectrum(plan_spectrum(task, measure, subspace=space, count=None), task, measure)
+        for space in ("span", "full")
+    )
+    ritz, true = inside.spectrum.eigenvalues, whole.spectrum.eigenvalues
+    assert 0 < inside.rank == len(ritz) <= min(task.potential_count, len(true))
+    gap = len(true) - len(ritz)
+    slack = 1e-12 * np.abs(true).max()
+    assert (true[: len(ritz)] <= ritz + slack).all()
+    assert (ritz <= true[gap:] + slack).all()
+
+
 def test_the_square_is_the_group_task():
     net = random_network("square", (5,), 6)
     for loss in LOSSES:
