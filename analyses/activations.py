@@ -17,19 +17,36 @@ def activate(values: Tensor, name: str) -> Tensor:
     ----------
     values : Tensor
     name : str
-        One of `ACTIVATIONS`.
+        One of `ACTIVATIONS`, or a polynomial in x.
 
     Returns
     -------
     Tensor
     """
-    import torch
+    from spectra.activations import parse_activation  # late: spectra imports torch
 
-    functions = {
-        "square": torch.square,
-        "relu": torch.relu,
-        "gelu": torch.nn.functional.gelu,
-        "tanh": torch.tanh,
-        "abs": torch.abs,
-    }
-    return functions[name](values)
+    return parse_activation(name).value(values)
+
+
+def known_activation(name: str) -> str:
+    """The name under which an activation is written down.
+
+    Parameters
+    ----------
+    name : str
+        One of `ACTIVATIONS`, or a polynomial in x such as ``x^3 - 0.5*x``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if name in ACTIVATIONS:
+        return name
+    from spectra.activations import parse_activation
+
+    return parse_activation(name).name

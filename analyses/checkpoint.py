@@ -22,6 +22,7 @@ from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_sp
 from spectra.potentials import group_monomials
 
 POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
+METRIC = "|z|^2 = tau^2 |(a, b, c)|^2 / n per neuron, raw weights a, b, c; eigenvalues = raw_scale x raw ones"
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,21 @@ class Question:
             )
 
     def monomials(self, subject: Subject) -> Monomials | None:
-        """The chosen subset of R, or None for all of it."""
+        """The chosen subset of R, or None for all of it.
+
+        Raises
+        ------
+        InputError
+            If a subset is chosen for a network whose R has no such sets.
+        """
         if self.potentials == "all":
             return None
         task = subject.task
+        if not subject.network.quadratic:
+            raise InputError(
+                f"--potentials {self.potentials}: these sets exist for the square activation only, "
+                f"the network has {subject.network.activation.name}; use all"
+            )
         return group_monomials(task.group, chosen=self.potentials, centred=task.centred, tied=task.tied)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -182,12 +194,13 @@ def _task(found: CheckpointAnalysis) -> dict[str, Any]:
         "potential_count": subject.task.potential_count,
         "loss": subject.loss,
         "loss_scale": 1.0,
-        "activation": "square",
+        "activation": net.activation.name,
         "tied": net.tied,
         "centred": subject.centred,
         "output_scale": net.output_scale,
         "tau": net.tau,
         "raw_scale": net.raw_scale,
+        "metric": METRIC,
         "weight_decay": subject.weight_decay,
         "pairs": "all" if subject.pairs is None else "train",
     }
@@ -205,8 +218,11 @@ def _potentials(found: CheckpointAnalysis) -> dict[str, Any]:
     ]
     return {
         "targets": targets,
+        "determine_loss": found.subject.network.quadratic,
         "ones": parameters.ones,
         "zeros": parameters.zeros,
+        "zeros_unit": "1" if found.subject.network.quadratic else "largest |rho_kkk|",
+        "alignment": parameters.alignment,
         "largest": parameters.largest,
         "tol": TOLERANCE,
     }
@@ -226,8 +242,10 @@ def _neurons(found: CheckpointAnalysis) -> dict[str, Any]:
     }
 
 
-def _solutions(found: CheckpointAnalysis) -> dict[str, Any]:
-    """The polynomial families of the frequencies, with the median residual of each."""
+def _solutions(found: CheckpointAnalysis) -> dict[str, Any] | None:
+    """The polynomial families of the frequencies, with the median residual of each; None without any."""
+    if not found.subject.network.quadratic:
+        return None
     factors = factor(found.subject.network)
     share = shares(factors)
     families = []
@@ -311,6 +329,7 @@ def _dataset(found: CheckpointAnalysis) -> xr.Dataset:
         "eigenvalue_error": variable(("eigen",), spectrum.errors, unit, "absolute error bound"),
         "residual": variable(("eigen",), spectrum.residuals, unit, "|L v - lambda v| for unit v"),
         "target_potential": variable(("frequency",), parameters.targets, "1", "rho_kkk, 1 at a solution"),
+        "alignment": variable(("frequency",), parameters.alignment, "1", "|E z_a z_b z_c| / E |z_a z_b z_c|"),
         "purity": variable(("neuron",), parameters.purity, "1", "power share of the top frequency pair"),
         "neuron_frequency": variable(("neuron",), parameters.frequency, "1", "number of that frequency"),
         "alive": variable(("neuron",), parameters.alive, "1", "|z_j| > 1e-3 of the largest"),
@@ -333,39 +352,6 @@ def provenance_attrs(found: CheckpointAnalysis) -> dict[str, Any]:
         "sha256": found.subject.sha256,
         "question": json.dumps(dataclasses.asdict(found.question)),
     }
-
-
-def summary(found: CheckpointAnalysis) -> str:
-    """A dozen lines for the terminal."""
-    task, document, point = _task(found), found.document, found.fixed_point
-    spectrum, counts = document["spectrum"], found.result.spectrum.counts
-    low, low_error = found.result.spectrum.smallest(1)
-    high, high_error = found.result.spectrum.largest(1)
-    lines = [
-        f"{task['group']}, {task['alive']} of {task['neurons']} neurons alive, step {found.subject.step}",
-        f"loss ({task['loss']}) {document['loss']:.3e}, accuracy {100 * document['accuracy']:.2f} %, "
-        f"potentials rebuild projected MSE to {document['loss_identity_error']:.1e}",
-        f"potentials: {100 * document['potentials']['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; "
-        + ", ".join(f"{name} {100 * v:.0f} % at 0" for name, v in document["potentials"]["zeros"].items()),
-        f"purity: median {document['neurons']['purity_median'] or 0:.4f}",
-        "families of frequencies: "
-        + ", ".join(f"{f['count']} {f['name']}" for f in document["solutions"]["families"] if f["count"]),
-        f"fixed point: {point.kind.value}, max |grad V| {point.gradient_norm_after:.1e}"
-        + (f", moved {point.moved:.1e}" if point.refined else ""),
-        f"second variation ({spectrum['operator']}, {spectrum['subspace']}, {spectrum['side']} side): "
-        f"rank {spectrum['rank']}, symmetry null directions {spectrum['gauge_null']}",
-    ]
-    if len(low):
-        lines.append(
-            f"  from {low[0]:.6g} +- {low_error[0]:.1e} to {high[0]:.6g} +- {high_error[0]:.1e} "
-            "(Hessian sign: positive = contracting)"
-        )
-    lines.append(
-        f"  unstable {counts.negative}, marginal {counts.marginal}, contracted {counts.positive}, "
-        f"undetermined {counts.undetermined} ({'certified' if counts.certified else 'not certified'})"
-    )
-    lines += [f"note: {note}" for note in document["notes"]]
-    return "\n".join(lines)
 
 
 def reached(found: CheckpointAnalysis) -> bool:

@@ -141,6 +141,7 @@ def write_network(
         w_b=None if network.tied else "w_b",
         w_c="w_c",
         loss=loss,
+        activation=network.activation.name,
         output_scale=network.output_scale,
     )
     return write_checkpoint(path, tensors, layout=layout, provenance=provenance, step=step, force=force)

@@ -58,6 +58,11 @@ class Expression:
         """Keys used, in order of appearance."""
         return tuple(dict.fromkeys(factor.key for product in self.products for factor in product))
 
+    @property
+    def factored(self) -> bool:
+        """Whether a matrix product of stored tensors is in it."""
+        return any(len(product) > 1 for product in self.products)
+
     def evaluate(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Value in float64.
 

@@ -103,10 +103,14 @@ def _best(
     near = [item for item in informative if item[0] >= accuracy - 0.005]
     loss = min(item[1] for item in near)
     near = [item for item in near if item[1] <= 3 * loss]
-    near.sort(key=lambda item: (ACTIVATIONS.index(item[2].activation), -item[3].prior))
+    near.sort(key=lambda item: (_complexity(item[2].activation), -item[3].prior))
     _, _, layout, candidate = near[0]
     rivals = {item[2].activation for item in near} - {layout.activation}
     return layout, candidate, sorted(rivals)
+
+
+def _complexity(activation: str) -> int:
+    return ACTIVATIONS.index(activation) if activation in ACTIVATIONS else len(ACTIVATIONS)
 
 
 def _judged(evidence: _Evidence, candidate: Candidate, rivals: list[str], checkpoint: Checkpoint) -> Guess:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.activations import ACTIVATIONS, activate
+from analyses.activations import activate, known_activation
 from analyses.elements import element_order, inverse, read_elements
 from analyses.expressions import parse_expression
 from analyses.reading.statedicts import METADATA_KEY
@@ -66,7 +66,7 @@ class Layout:
     loss : str
         One of `LOSSES`.
     activation : str
-        One of `ACTIVATIONS`.
+        ``square``, ``relu``, ``gelu``, ``tanh``, ``abs``, or a polynomial in x such as ``x^3 - 0.5*x``.
     output_scale : float
         The factor s.
     elements : tuple of int, optional
@@ -100,10 +100,7 @@ class Layout:
             parse_expression(text)
         if self.loss not in LOSSES:
             raise LayoutError(f"loss: expected one of {', '.join(LOSSES)}, got {shown(self.loss)}")
-        if self.activation not in ACTIVATIONS:
-            raise LayoutError(
-                f"activation: expected one of {', '.join(ACTIVATIONS)}, got {shown(self.activation)}"
-            )
+        object.__setattr__(self, "activation", self._parsed_activation())
         scale = self.output_scale
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
             raise LayoutError(f"output_scale: expected a positive number, got {shown(scale)}")
@@ -111,6 +108,14 @@ class Layout:
         object.__setattr__(self, "group", self._parsed_group().name)
         if self.elements is not None:
             object.__setattr__(self, "elements", element_order(self.elements, self._parsed_group()))
+
+    def _parsed_activation(self) -> str:
+        if not isinstance(self.activation, str):
+            raise LayoutError(f"activation: expected a name, got {shown(self.activation)}")
+        try:
+            return known_activation(self.activation)
+        except InputError as error:
+            raise LayoutError(shown(error, limit=300)) from None
 
     def _parsed_group(self) -> FiniteAbelianGroup:
         if not isinstance(self.group, str):
@@ -261,7 +266,11 @@ class Layout:
         widths = {name: m.shape[1] for name, m in (("w_a", a), ("w_b", b), ("w_c", c)) if m is not None}
         if len(set(widths.values())) > 1:
             raise LayoutError(f"{checkpoint.path}: the widths q disagree: {widths}; check the layout")
-        notes = []
+        notes = [
+            f"{name} is a product of stored tensors: the spectrum is that of the effective weights"
+            for name, text in (("w_a", self.w_a), ("w_b", self.w_b), ("w_c", self.w_c))
+            if text is not None and parse_expression(text).factored
+        ]
         if self.bias is not None:
             half = self._vector("bias", checkpoint, a.shape[1]) / 2
             a, b = a + half, None if b is None else b + half
@@ -281,12 +290,14 @@ class Layout:
                 )
         return Weights(a.contiguous(), None if b is None else b.contiguous(), c.contiguous(), tuple(notes))
 
-    def network(self, checkpoint: Checkpoint) -> GroupNetwork:
-        """The network of a checkpoint with quadratic activation.
+    def network(self, checkpoint: Checkpoint, *, quadratic: bool = True) -> GroupNetwork:
+        """The network of a checkpoint.
 
         Parameters
         ----------
         checkpoint : Checkpoint
+        quadratic : bool
+            Refuse activations other than the square.
 
         Returns
         -------
@@ -295,16 +306,21 @@ class Layout:
         Raises
         ------
         LayoutError
-            If the tensors do not fit, or the activation is not the square.
+            If the tensors do not fit, or the activation is not the square where that is asked for.
         """
-        from spectra.networks import GroupNetwork  # late: spectra imports torch
+        from spectra.activations import parse_activation  # late: spectra imports torch
+        from spectra.networks import GroupNetwork
 
-        if self.activation != "square":
+        if quadratic and self.activation != "square":
             raise LayoutError(
-                f"activation {self.activation}: only the square makes a quadratic group network"
+                f"activation {self.activation}: expected the square, whose potentials determine the loss; "
+                "other activations have a spectrum (rhoscope analyze, crossings)"
             )
         weights = self.weights(checkpoint)
-        return GroupNetwork(self._parsed_group(), weights.a, weights.b, weights.c, self.output_scale)
+        return GroupNetwork(
+            self._parsed_group(), weights.a, weights.b, weights.c, self.output_scale,
+            parse_activation(self.activation),
+        )  # fmt: skip
 
     def _matrix(self, name: str, checkpoint: Checkpoint, n: int) -> Tensor | None:
         text = getattr(self, name)
@@ -341,10 +357,13 @@ def _add_constant(
     """One more neuron whose activity does not depend on the input and whose output is ``constant``."""
     import torch
 
-    level = 1.0
     if activation == "square":  # the smallest norm of (a, b, c) that gives this constant
-        level = float((4 * constant.square().sum() / len(constant)) ** (1 / 6))
-    activity = float(activate(torch.tensor(level, dtype=a.dtype), activation))
+        levels = (4 * constant.square().sum() / len(constant)).reshape(1) ** (1 / 6)
+    else:
+        levels = torch.arange(1, 18, dtype=a.dtype)  # not all of them are roots of a polynomial
+    activities = activate(levels, activation)
+    first = int((activities.abs() > 1e-3 * activities.abs().max()).nonzero()[0])
+    level, activity = float(levels[first]), float(activities[first])
     half = torch.full((len(a), 1), level / 2, dtype=a.dtype)
     a, b = torch.cat([a, half], 1), None if b is None else torch.cat([b, half], 1)
     return a, b, torch.cat([c, (constant / activity)[:, None]], 1)

@@ -109,6 +109,11 @@ def _trained(task: dict[str, Any], training: dict[str, Any]) -> Markup:
 
 def _symbols_appear(document: dict[str, Any]) -> Markup:
     ones, steps = document["ones"], document["steps"]
+    if ones[-1] is None:
+        return Markup(
+            "The potentials of the group task are order parameters here: with this activation they do not "
+            "determine the loss, and their targets have no fixed value."
+        )
     done = next((step for step, share in zip(steps, ones, strict=True) if share == 1), None)
     last = Markup(
         " At the end the largest of the others in <i>R</i><sub>c</sub> is {} and the largest sum {}."
@@ -142,7 +147,11 @@ def _trajectory_facts(document: dict[str, Any]) -> list[Fact]:
         ),
         Fact(Markup("last loss <i>H</i>"), scientific(document["loss"][-1]), "mean over the trained pairs"),
         Fact("accuracy", percent(document["accuracy"][-1]), "on all pairs"),
-        Fact("largest loss identity error", scientific(max(document["loss_identity_error"]), 2), IDENTITY),
+        Fact(
+            "largest loss identity error",
+            scientific(max((e for e in document["loss_identity_error"] if e is not None), default=None), 2),
+            IDENTITY,
+        ),
         Fact(
             "targets at 1", percent(document["ones"][-1]), Markup("share of ρ<sub>kkk</sub> within 0.05 of 1")
         ),
@@ -209,6 +218,7 @@ def _largest_error(study: xr.Dataset) -> str:
 
 def _state(document: dict[str, Any]) -> Markup:
     point, potentials = document["fixed_point"], document["potentials"]
+    determined = potentials.get("determine_loss", True)
     words = {
         "mp-critical": "a fixed point at which the loss is stationary in the potentials themselves",
         "stationary": "a fixed point of training",
@@ -224,13 +234,24 @@ def _state(document: dict[str, Any]) -> Markup:
             f"The neurons were then moved to the nearest fixed point (by {scientific(point['moved'], 2)}, "
             "root mean square), where the spectrum was computed. "
         )
-    return Markup(
-        "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two "
-        "only sums must vanish). {}The largest force on a neuron is max |∇V| = {}: it is {}."
-    ).format(
-        percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets, moved,
-        scientific(point["gradient_norm_after"], 2), words.get(point["kind"], point["kind"]),
-    )  # fmt: skip
+    if determined:
+        state = Markup(
+            "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two "
+            "only sums must vanish). "
+        ).format(percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets)
+    else:
+        state = Markup(
+            "The potentials of the group task are order parameters here, they do not determine the loss: "
+            "the phases of the neurons at a frequency agree to {} (1: all alike), and within {} of the "
+            "largest target are {}. "
+        ).format(_span(potentials["alignment"]), potentials["tol"], sets)
+    return state + Markup("{}The largest force on a neuron is max |∇V| = {}: it is {}.").format(
+        moved, scientific(point["gradient_norm_after"], 2), words.get(point["kind"], point["kind"])
+    )
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}" if values else "–"
 
 
 def _stability(document: dict[str, Any]) -> Markup:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from analyses.subjects import Subject
+from spectra.activations import Polynomial
 from spectra.networks import GroupNetwork
+from spectra.output_task import OutputTask
+from spectra.polynomial_potentials import PolynomialPotentials
 from spectra.potentials import GroupPotentials, sampled_monomials
 
 ALIVE = 1e-3  # of the largest |z_j|: below it a neuron's cubic share is under 1e-9 of the largest one's
@@ -24,15 +28,20 @@ class OrderParameters:
     loss, objective, accuracy : float
         H on the pairs, H plus decay, share of all pairs whose largest output is right.
     identity_error : float
-        ``|H by the network - H by its potentials|``, projected MSE over all pairs.
+        ``|H by the network - H by its potentials|``, projected MSE over all pairs; NaN where no finite set
+        of potentials determines the loss (activations that are no polynomials).
     projected_mse : float
         The H of that identity.
     targets : ndarray, complex, shape (n - 1,)
         ``rho_kkk`` for k = 1..n-1 (numbers of frequencies).
     ones : float
-        Share of R_g within ``TOLERANCE`` of 1.
+        Share of R_g within ``TOLERANCE`` of 1; NaN for other activations than the square, where nothing
+        makes 1 a value of its own.
     zeros : dict of float
-        Share of R_c, R_n, R_* within ``TOLERANCE`` of 0.
+        Share of R_c, R_n, R_* within ``TOLERANCE`` of 0; for other activations within ``TOLERANCE`` times
+        the largest ``|rho_kkk|``.
+    alignment : ndarray, shape (n - 1,)
+        ``|E z_ak z_bk z_ck| / E |z_ak z_bk z_ck|``, 1 where the phases of all neurons agree; free of scale.
     largest : dict of float
         Largest modulus in R_c, R_n, R_*.
     largest_sum : float
@@ -54,6 +63,7 @@ class OrderParameters:
     targets: np.ndarray
     ones: float
     zeros: dict[str, float]
+    alignment: np.ndarray
     largest: dict[str, float]
     largest_sum: float
     purity: np.ndarray
@@ -79,15 +89,18 @@ def order_parameters(subject: Subject) -> OrderParameters:
     purity, frequency = neuron_purity(network)
     sizes = network.measure().points.norm(dim=1).cpu().numpy()
     others = ("R_c", "R_n", "R_*")
+    targets = sets["R_g"].abs()
+    unit = 1.0 if network.quadratic or not len(targets) else float(targets.max())
     return OrderParameters(
         loss=subject.task.value(subject.measure),
         objective=subject.objective.value(subject.measure),
         accuracy=network.accuracy(),
-        identity_error=abs(by_network - potentials.projected_loss()),
+        identity_error=abs(by_network - _loss_by_potentials(network, potentials)),
         projected_mse=by_network,
         targets=potentials.targets.cpu().numpy(),
-        ones=_share((sets["R_g"] - 1).abs()),
-        zeros={name: _share(sets[name].abs()) for name in others},
+        ones=_share((sets["R_g"] - 1).abs()) if network.quadratic else float("nan"),
+        zeros={name: _share(sets[name].abs(), unit) for name in others},
+        alignment=_alignment(network),
         largest={name: float(sets[name].abs().max()) if len(sets[name]) else 0.0 for name in others},
         largest_sum=max(float(part.abs().max()) for part in potentials.vanishing_sums() if part.numel()),
         purity=purity,
@@ -96,19 +109,37 @@ def order_parameters(subject: Subject) -> OrderParameters:
     )
 
 
-def _share(distances: torch.Tensor) -> float:
-    return float((distances <= TOLERANCE).double().mean()) if len(distances) else 1.0
+def _share(distances: torch.Tensor, unit: float = 1.0) -> float:
+    return float((distances <= TOLERANCE * unit).double().mean()) if len(distances) else 1.0
+
+
+def _loss_by_potentials(network: GroupNetwork, potentials: GroupPotentials) -> float:
+    """Projected MSE from monomial potentials alone, NaN where they do not determine it."""
+    if network.quadratic:
+        return potentials.projected_loss()
+    if not isinstance(network.activation, Polynomial):
+        return float("nan")
+    outputs = PolynomialPotentials.of(network).outputs()
+    return sum(_squared_residual(network, x, row) for x, row in enumerate(outputs)) / len(outputs) ** 2
+
+
+def _alignment(network: GroupNetwork) -> np.ndarray:
+    products = torch.stack(network.coefficients()).prod(0)[:, 1:]
+    return (products.mean(0).abs() / products.abs().mean(0).clamp_min(1e-300)).cpu().numpy()
 
 
 def plain_projected_mse(network: GroupNetwork) -> float:
     """Projected MSE over all pairs by the plain network, one row x at a time."""
     n = network.group.order
-    eye = torch.eye(n, dtype=torch.float64, device=network.a.device)
-    total = 0.0
-    for x in range(n):
-        residual = network.outputs(slice(x, x + 1))[0] - eye[torch.as_tensor(network.group.sums[x])]
-        total += float((residual - residual.mean(-1, keepdim=True)).square().sum())
-    return total / n**2
+    rows = (network.outputs(slice(x, x + 1))[0] for x in range(n))
+    return sum(_squared_residual(network, x, row) for x, row in enumerate(rows)) / n**2
+
+
+def _squared_residual(network: GroupNetwork, x: int, outputs: torch.Tensor) -> float:
+    """``sum_y |P(o(x, y) - e_{x+y})|^2`` for the outputs (n, n) of one row x."""
+    targets = torch.as_tensor(network.group.sums[x], device=outputs.device)
+    residual = outputs - torch.nn.functional.one_hot(targets, len(outputs)).to(outputs)
+    return float((residual - residual.mean(-1, keepdim=True)).square().sum())
 
 
 def neuron_purity(network: GroupNetwork) -> tuple[np.ndarray, np.ndarray]:
@@ -152,17 +183,15 @@ def decoupling(subject: Subject, *, count: int = 100, seed: int = 0) -> dict[str
     -------
     dict
         ``offdiagonal_share``: share of ``sum_ij K_ij^2`` off the diagonal, ``K_ij = E <grad r_i, grad r_j>``
-        over the sample (0: decoupled); ``equivariance_defect``: share of ``E |grad V|^2`` that is not
-        radial (an O(d)-equivariant field is radial, defect 0).
+        over the sample (0: decoupled; for other activations than the square a sample of outputs);
+        ``equivariance_defect``: share of ``E |grad V|^2`` that is not radial (an O(d)-equivariant field is
+        radial, defect 0).
     """
-    measure, task = subject.measure, subject.task
-    sample = sampled_monomials(
-        task.group, count, centred=task.centred, tied=task.tied, rng=np.random.default_rng(seed)
-    )
+    measure, jacobian_of = subject.measure, _sampled_jacobian(subject, count, seed)
     coupling = 0.0
     for low in range(0, len(measure), 64):  # the Jacobian of all neurons at once would not fit
         part = slice(low, low + 64)
-        jacobian = sample.jacobian(measure.points[part])
+        jacobian = jacobian_of(measure.points[part])
         coupling = coupling + torch.einsum("j,jid,jkd->ik", measure.weights[part], jacobian, jacobian)
     total = float(coupling.square().sum())
     diagonal = float(coupling.diagonal().square().sum())
@@ -174,3 +203,14 @@ def decoupling(subject: Subject, *, count: int = 100, seed: int = 0) -> dict[str
         "offdiagonal_share": 1 - diagonal / total if total else 0.0,
         "equivariance_defect": 1 - radial / force if force else 0.0,
     }
+
+
+def _sampled_jacobian(subject: Subject, count: int, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gradients of some potentials of R as a function of points (q, D): shape (q, m, D)."""
+    task, rng = subject.task, np.random.default_rng(seed)
+    if not isinstance(task, OutputTask):
+        return sampled_monomials(task.group, count, centred=task.centred, tied=task.tied, rng=rng).jacobian
+    n = task.group.order
+    numbers = rng.choice(n**3, size=min(count, n**3), replace=False)
+    sample = torch.as_tensor(np.stack(np.unravel_index(numbers, (n, n, n)), axis=1), device=task.basis.device)
+    return torch.func.vmap(torch.func.jacrev(lambda point: task.outputs(point, sample)))

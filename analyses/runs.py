@@ -20,7 +20,7 @@ from manifold.errors import CheckpointError, InputError, OutputExistsError
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CONFIG_BYTES = 16 << 20
 MAY_CHANGE = ("schema_version", "steps", "save_every", "versions", "provenance", "device")
-_LEFTOVER = re.compile(r"\.(run\.json|step_[0-9]+\.\w+)\..*\.part")  # of a write that was killed
+_LEFTOVER = re.compile(r"\.(run\.json|resume\.pt|step_[0-9]+\.\w+)\..*\.part")  # of a write that was killed
 _OWN_NAME = re.compile(r"step_([0-9]{1,18})\.(pt|safetensors)")
 
 

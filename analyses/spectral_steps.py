@@ -26,7 +26,6 @@ from spectra.crossings import SpectralStep
 from spectra.flow import measured_point
 from spectra.functionals import Functional
 from spectra.monotone import third_derivative_range
-from spectra.networks import GroupNetwork
 from spectra.plan import SpectrumPlan, compute_spectrum, plan_spectrum
 from spectra.potentials import GroupPotentials
 from spectra.variation import SecondVariation
@@ -94,7 +93,7 @@ class SpectralQuestion:
             mixed = w.reshape(-1)[torch.randperm(w.numel(), generator=rng).to(w.device)].reshape(w.shape)
             return mixed - mixed.mean(0) if subject.centred else mixed
 
-        mixed = GroupNetwork(net.group, shuffled(net.a), shuffled(net.b), shuffled(net.c), net.output_scale)
+        mixed = dataclasses.replace(net, a=shuffled(net.a), b=shuffled(net.b), c=shuffled(net.c))
         return dataclasses.replace(subject, network=mixed)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -223,6 +222,7 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
         "sha256": subject.sha256,
         "question": dataclasses.asdict(question),
         "loss": subject.loss,
+        "activation": subject.network.activation.name,
         "scale": subject.network.output_scale,
         "group": subject.network.group.name,
         "centred": subject.centred,

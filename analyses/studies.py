@@ -153,8 +153,10 @@ def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
             flat = flat.drop_vars(name).assign({f"{name}_re": values.real, f"{name}_im": values.imag})
         elif values.dtype == bool:
             flat[name] = values.astype(np.int8).assign_attrs(values.attrs)
+    # Made in memory: on a full disk the HDF5 library crashes when its own files are closed.
+    content = bytes(flat.to_netcdf(engine="h5netcdf"))
     with atomic_path(Path(path), force=force) as temporary:
-        flat.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
     return Path(path)
 
 

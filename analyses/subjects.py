@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,12 @@ from analyses.checkpoints import Checkpoint
 from analyses.layouts import Layout
 from analyses.runs import Run
 from analyses.training import training_pairs
-from manifold.errors import InputError, LayoutError
+from manifold.errors import InputError
 from manifold.measures import ParticleMeasure
 from spectra.functionals import Decayed, Functional
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
+from spectra.output_task import OutputTask, nearest_kink
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +57,14 @@ class Subject:
         return self.network.measure(centred=self.centred)
 
     @cached_property
-    def task(self) -> GroupTask:
-        """The loss H on the pairs, without decay."""
+    def task(self) -> GroupTask | OutputTask:
+        """The loss H on the pairs, without decay; through its outputs unless the network is quadratic."""
         net = self.network
+        if not net.quadratic:
+            return OutputTask(
+                net.group, net.activation, gain=net.gain, loss=self.loss, tied=net.tied, pairs=self.pairs,
+                device=net.a.device,
+            )  # fmt: skip
         return GroupTask(
             net.group, loss=self.loss, centred=self.centred, tied=net.tied, pairs=self.pairs,
             device=net.a.device,
@@ -102,30 +108,59 @@ def subject_of(
     Raises
     ------
     InputError
-        If the training pairs are asked of a run that does not tell them.
-    LayoutError
-        If the layout has another activation than the square.
+        If the training pairs are asked of a run that does not tell them, or a network that is not
+        quadratic is to be centred.
     """
     config = run.config if run is not None else {}
-    if layout.activation != "square":
-        raise LayoutError(f"activation: expected square for a group network, got {layout.activation}")
-    weights = layout.weights(checkpoint)
-    notes = list(weights.notes)
-    network = layout.network(checkpoint)
+    network = layout.network(checkpoint, quadratic=False)
+    notes = [*layout.weights(checkpoint).notes, *_notes_of(network)]
     if device != "cpu":
         b = None if network.b is None else network.b.to(device)
-        network = GroupNetwork(
-            network.group, network.a.to(device), b, network.c.to(device), network.output_scale
-        )
+        network = replace(network, a=network.a.to(device), b=b, c=network.c.to(device))
     if weight_decay is None:
         weight_decay = _decay_of(config, notes)
+    if not network.quadratic and centred:
+        raise InputError(
+            f"--centred: only quadratic networks have a centred form, this one has {network.activation.name}"
+        )
+    if centred is None:
+        centred = network.quadratic and bool(config.get("centred", False))
     chosen = _pairs_of(config, network, pairs)
     if chosen is not None:
         notes.append(f"loss and spectrum over the {len(chosen):,} training pairs")
     return Subject(
-        network, layout.loss, bool(config.get("centred", False)) if centred is None else centred,
-        weight_decay, chosen, str(checkpoint.path), checkpoint.step, checkpoint.sha256, tuple(notes),
+        network, layout.loss, centred, weight_decay, chosen, str(checkpoint.path), checkpoint.step,
+        checkpoint.sha256, tuple(notes),
     )  # fmt: skip
+
+
+def _notes_of(network: GroupNetwork) -> list[str]:
+    """What the spectrum of a network with another activation than the square means."""
+    if network.quadratic:
+        return []
+    name, degree = network.activation.name, network.activation.degree
+    notes = [
+        f"activation {name}: the potentials of the group task are order parameters only, they do not "
+        "determine the loss; the spectrum is that of the outputs, r = g c sigma(a[x] + b[y])"
+    ]
+    if degree is None:
+        notes.append(
+            f"{name} is not homogeneous, so no isotropic rescaling removes the width and the output scale: "
+            "z are the raw weights, |z|^2 = |(a, b, c)|^2 / n (tau = 1, g = q s)"
+        )
+    else:
+        notes.append(
+            f"{name} is homogeneous of degree {degree}: canonical weights are tau times the raw ones, "
+            f"tau^{degree + 1} = q s, |z|^2 = |(a, b, c)|^2 / n, g = 1"
+        )
+    if network.activation.kinked:
+        count, total, nearest = nearest_kink(network)
+        notes.append(
+            f"the second derivative of {name} is an atom at its kink and is left out: the spectrum is that "
+            f"of the smooth pieces; {count:,} of {total:,} pre-activations lie within rounding of the kink, "
+            f"the nearest other one at {nearest:.1e} of |a[x]| + |b[y]|"
+        )
+    return notes
 
 
 def _decay_of(config: dict, notes: list[str]) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 from analyses.layouts import Layout
 from analyses.runs import Run
 from analyses.studies import Progress, atomic_path, provenance, silent
-from manifold.errors import InputError
+from manifold.errors import CheckpointError, InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra.flow import gradient_flow
@@ -213,7 +213,9 @@ def train(
     force : bool
         Replace an existing run.
     resume : bool
-        Go on from the last saved state of an interrupted run with the same plan.
+        Go on from the last saved state of an interrupted run with the same plan. Gradient steps go on as
+        if nothing had happened; the integrator of ``flow`` starts its step control anew, so it goes on
+        within its tolerance.
     device : str
         torch device.
     progress : Progress
@@ -222,9 +224,17 @@ def train(
     Returns
     -------
     Run
+
+    Raises
+    ------
+    CheckpointError
+        If the saved state of an interrupted run is damaged.
     """
     wanted = save_steps(plan.steps, save_every)
     run = Run.create(path, plan.config() | {"save_every": save_every}, force=force, resume=resume)
+    if resume and wanted <= set(run.files):  # stopped after its last checkpoint
+        (run.path / "resume.pt").unlink(missing_ok=True)
+        return run
     loop = _flow_steps if plan.optimizer == "flow" else _optimizer_steps
     state = _load_state(run) if resume else None
     for step, loss, weights, keep in loop(plan, state, device):
@@ -253,7 +263,12 @@ def _load_state(run: Run) -> dict[str, Any] | None:
     file = run.path / "resume.pt"
     if not file.exists():
         return None
-    return torch.load(file, weights_only=True, map_location="cpu")
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds
+        raise CheckpointError(
+            f"{file}: cannot be read ({type(error).__name__}); remove it to train again from step 0"
+        ) from error
 
 
 def _start(plan: TrainingPlan, state: dict[str, Any] | None, device: str) -> tuple[int, list[Tensor]]:

@@ -195,6 +195,7 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
             "dimension": subject.task.dimension,
             "potential_count": subject.task.potential_count,
             "loss": subject.loss,
+            "activation": net.activation.name,
             "tied": net.tied,
             "centred": subject.centred,
             "output_scale": net.output_scale,

@@ -31,6 +31,10 @@ class OutputExistsError(RhoscopeError):
     """An output file exists already and ``--force`` was not given."""
 
 
+class OutputError(RhoscopeError):
+    """Standard output cannot be written: the disk behind it is full, or it is closed."""
+
+
 class TooLargeError(RhoscopeError):
     """The problem does not fit in memory; the message says how large it is and what would fit."""
 

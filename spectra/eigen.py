@@ -22,6 +22,10 @@ class Reason(enum.Enum):
     """Why a solver stopped; the value is the sentence the user reads."""
 
     DENSE = "complete: every eigenvalue computed by a dense solver, residuals recomputed"
+    DENSE_VALUES = (
+        "complete: every eigenvalue computed by a dense backward stable solver without eigenvectors; trace and "
+        "Frobenius norm agree"
+    )
     KRYLOV = "the requested ends of the spectrum converged; eigenvalues between them were not computed"
     NOT_CONVERGED = (
         "the iteration limit was reached before all requested eigenvalues met the tolerance; "

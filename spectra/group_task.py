@@ -12,6 +12,7 @@ from typing_extensions import override
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra.activations import SQUARE, Activation
 from spectra.functionals import BOTH, Functional, Linearisation
 from spectra.gram_terms import SquaresTerm, TargetTerm, Term, TrilinearTerm, Triple
 from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
@@ -46,6 +47,8 @@ class GroupTask(Functional):
     InputError
         For an unknown loss or pairs outside the group.
     """
+
+    activation: Activation = SQUARE
 
     def __init__(
         self, group: FiniteAbelianGroup, *, loss: str = "projected_mse", centred: bool = False,
@@ -245,19 +248,20 @@ class GroupLinearisation(Linearisation):
         return full
 
     def potential_gradients(self) -> Tensor:
-        """Gradients of all outputs ``c_k (a[x] + b[y])^2`` (k a real character), which span span(R)."""
+        """Gradients of all outputs ``c_k sigma(a[x] + b[y])`` (k a real character), which span span(R)."""
         task, q, n = self.task, len(self.measure), self.task.group.order
         a, b, c = task.embed(self.measure.points)
         values = task.basis * n**0.5
         sums = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]
+        levels, rise = task.activation.value(sums), task.activation.slope(sums)
         keep = slice(int(task.projected or task.centred), None)
         channels = torch.eye(n, dtype=c.dtype, device=c.device)[keep]
         pieces = []
         for channel in channels:
             head = (c @ channel)[:, None, None, None]
-            of_a = head * 2 * sums[..., None] * values[:, None, :]
-            of_b = head * 2 * sums[..., None] * values[None, :, :]
-            of_c = sums.square()[..., None] * channel
+            of_a = head * rise[..., None] * values[:, None, :]
+            of_b = head * rise[..., None] * values[None, :, :]
+            of_c = levels[..., None] * channel
             pieces.append(task.restrict((of_a, of_b, of_c.expand_as(of_a))).reshape(q, n * n, -1))
         return torch.cat(pieces, dim=1)
 
@@ -272,15 +276,16 @@ class GroupLinearisation(Linearisation):
 
     @override
     def symmetry_fields(self) -> Tensor:
-        """``(a, b, -2c)`` of the scaling symmetry; uncentred also ``a + t, b - t`` and a mean of c.
+        """``(a, b, -d c)`` of the scaling symmetry; uncentred also ``a + t, b - t`` and a mean of c.
 
-        Every r is quadratic in (a, b) and linear in c, so it does not change along
-        ``(t a, t b, c / t^2)``; only the sum of the means of a and b matters; and the projected loss
-        does not see the mean of c.
+        Every r is homogeneous of degree d (2 for the square) in (a, b) and linear in c, so it does not
+        change along ``(t a, t b, c / t^d)`` (activations without a degree have no such symmetry); only the
+        sum of the means of a and b matters; and the projected loss does not see the mean of c.
         """
         task, points = self.task, self.measure.points
         blocks = list(points.chunk(2 if task.tied else 3, dim=1))
-        fields = [torch.cat([*blocks[:-1], -2 * blocks[-1]], dim=1)]
+        degree = task.activation.degree
+        fields = [] if degree is None else [torch.cat([*blocks[:-1], -degree * blocks[-1]], dim=1)]
         width = blocks[0].shape[1]
         if not task.centred and not task.tied:
             shift = torch.zeros_like(points)
@@ -290,4 +295,4 @@ class GroupLinearisation(Linearisation):
             mean = torch.zeros_like(points)
             mean[:, -width] = 1
             fields.append(mean)
-        return torch.stack(fields, dim=1)
+        return torch.stack(fields, dim=1) if fields else super().symmetry_fields()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from torch import Tensor
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra.activations import SQUARE, Activation, Square
 
 
 @dataclass(frozen=True, eq=False)
 class GroupNetwork:
-    """The network ``o(x, y) = s sum_j c_j (a_j[x] + b_j[y])^2`` in R^n, trained to give ``e_{x+y}``.
+    """The network ``o(x, y) = s sum_j c_j sigma(a_j[x] + b_j[y])`` in R^n, trained to give ``e_{x+y}``.
 
     Parameters
     ----------
@@ -24,6 +25,8 @@ class GroupNetwork:
         One column per neuron; ``b=None`` means tied weights (b = a). Kept as given, computed in float64.
     output_scale : float
         The factor s.
+    activation : Activation
+        sigma; default the square.
 
     Raises
     ------
@@ -36,6 +39,7 @@ class GroupNetwork:
     b: Tensor | None
     c: Tensor
     output_scale: float = 1.0
+    activation: Activation = SQUARE
 
     def __post_init__(self) -> None:
         n, shape = self.group.order, tuple(self.a.shape)
@@ -66,9 +70,31 @@ class GroupNetwork:
         return self.b is None
 
     @property
+    def quadratic(self) -> bool:
+        """True for the square, where the potentials of the group task determine the loss."""
+        return isinstance(self.activation, Square)
+
+    @property
     def tau(self) -> float:
-        """The isotropic factor ``tau = (2 n q s)^(1/3)`` that brings raw weights to canonical ones."""
-        return (2 * self.group.order * self.width * self.output_scale) ** (1 / 3)
+        """The isotropic factor that brings raw weights to canonical ones.
+
+        ``(2 n q s)^(1/3)`` for the square; ``(q s)^(1/(d+1))`` for other activations of homogeneous degree d;
+        1 for those without a degree, which no isotropic factor frees of the width and the output scale.
+        """
+        if self.activation.degree is None:
+            return 1.0
+        size = self.width * self.output_scale * (2 * self.group.order if self.quadratic else 1)
+        return size ** (1 / (self.activation.degree + 1))
+
+    @property
+    def gain(self) -> float:
+        """The factor g in ``o = g mean_j c_j sigma(a_j[x] + b_j[y])`` of canonical weights.
+
+        ``1/(2n)`` for the square, 1 for other homogeneous activations, ``q s`` for all others.
+        """
+        if self.quadratic:
+            return 1 / (2 * self.group.order)
+        return self.width * self.output_scale if self.activation.degree is None else 1.0
 
     @property
     def raw_scale(self) -> float:
@@ -87,7 +113,7 @@ class GroupNetwork:
         """Predictions by the plain definition, shape (rows, n, n), axes x, y, output."""
         first = self.a[rows][:, None, :]
         second = (self.a if self.tied else self.b)[None, :, :]
-        return self.output_scale * (first + second).square() @ self.c.T
+        return self.output_scale * self.activation.value(first + second) @ self.c.T
 
     def accuracy(self) -> float:
         """Share of the n^2 pairs whose largest output is at x + y."""
@@ -144,8 +170,7 @@ class GroupNetwork:
             )
         scale = self.group.order**0.5 / self.tau
         blocks = [scale * basis @ block.T for block in points.chunk(count, dim=1)]
-        a, c = blocks[0], blocks[-1]
-        return GroupNetwork(self.group, a, None if self.tied else blocks[1], c, self.output_scale)
+        return replace(self, a=blocks[0], b=None if self.tied else blocks[1], c=blocks[-1])
 
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
         """Complex Fourier coefficients of the canonical weights, each (q, n), frequency k along axis 1.

@@ -1,6 +1,7 @@
 """The loss of the group task through its outputs on a list of pairs, in chunks of bounded memory.
 
-Used where no Gram form exists (cross-entropy) and for the few pairs a train/test split leaves out.
+Used where no Gram form exists (cross-entropy, activations other than the square) and for the few pairs a
+train/test split leaves out.
 Cost O(pairs x n x q) per gradient; the outputs of one chunk are all that is ever held.
 """
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from spectra.activations import SQUARE, Activation
 from spectra.gram_terms import Term, Triple
 
 CHUNK_BYTES = 64 * 2**20
@@ -130,20 +132,22 @@ class GridChunk:
 class _Tables:
     """A chunk of P pairs at the linearisation point.
 
-    ``sums`` a[x] + b[y] and ``squares`` (P, q); ``outputs`` f and ``slope``, the derivative of the loss in
-    f, (P, n); ``heads`` = slope @ c, (P, q).
+    With u = a[x] + b[y]: ``values`` sigma(u), ``rises`` sigma'(u) and ``bends`` sigma''(u) (slope @ c),
+    (P, q); ``outputs`` f and ``slope``, the derivative of the loss in f, (P, n).
     """
 
     chunk: ListChunk | GridChunk
-    sums: Tensor
-    squares: Tensor
+    values: Tensor
+    rises: Tensor
+    bends: Tensor
     outputs: Tensor
     slope: Tensor
-    heads: Tensor
 
 
 class PairTerm(Term):
     """``coefficient * sum over pairs of loss(f(x, y), x + y)``.
+
+    The outputs are ``f = gain sum_j w_j c_j sigma(a_j[x] + b_j[y])``.
 
     Parameters
     ----------
@@ -159,13 +163,18 @@ class PairTerm(Term):
         Loss of one output vector.
     coefficient : float
         Usually 1/N, or minus that to take pairs back.
+    activation : Activation
+        sigma.
+    gain : float, optional
+        Default ``1/(2n)``, that of quadratic networks.
     """
 
     def __init__(
         self, weights: Tensor, neurons: Triple, basis: Tensor, pairs: Tensor, loss: OutputLoss,
-        coefficient: float,
+        coefficient: float, *, activation: Activation = SQUARE, gain: float | None = None,
     ):  # fmt: skip
         self.n = basis.shape[0]
+        self.sigma, self.gain = activation, 1 / (2 * self.n) if gain is None else gain
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
         self.a, self.b, self.c = self._positions(neurons)
@@ -198,10 +207,13 @@ class PairTerm(Term):
         return self._kept
 
     def _table(self, chunk: ListChunk | GridChunk) -> _Tables:
-        sums = chunk.gather(self.a, self.b, self._scratch(chunk)[0]).clone()
-        outputs = self._outputs(sums)
+        sums = chunk.gather(
+            self.a, self.b, self._scratch(chunk)[0]
+        ).clone()  # sigma may return what it is given
+        values, rises = self.sigma.value(sums), self.sigma.slope(sums)
+        outputs = self.gain * values @ self._weighted_c.T
         slope = self.loss.gradient(outputs, chunk.target)
-        return _Tables(chunk, sums, sums.square(), outputs, slope, slope @ self.c)
+        return _Tables(chunk, values, rises, self.sigma.curvature(sums) * (slope @ self.c), outputs, slope)
 
     def _scratch(self, chunk: ListChunk | GridChunk) -> Tensor:
         """Three tables (P, q) that are used again: fresh ones cost more in page faults than in work."""
@@ -210,9 +222,6 @@ class PairTerm(Term):
             shape = (3, count, self.a.shape[1])
             self._buffers = torch.empty(shape, dtype=self.a.dtype, device=self.a.device)
         return self._buffers[:, :count]
-
-    def _outputs(self, sums: Tensor) -> Tensor:
-        return (sums.square() * self.weights) @ self.c.T / (2 * self.n)
 
     @property
     @override
@@ -225,16 +234,14 @@ class PairTerm(Term):
     def gradient(self) -> Triple:
         out = [torch.zeros_like(x) for x in (self.a, self.b, self.c)]
         for table in self._tables():
-            of_sums = torch.mul(table.sums, table.heads, out=self._scratch(table.chunk)[0])
+            of_sums = torch.mm(table.slope, self.c, out=self._scratch(table.chunk)[0]).mul_(table.rises)
             table.chunk.scatter(out[0], out[1], of_sums)
-            out[2] += table.slope.T @ table.squares
+            out[2] += table.slope.T @ table.values
         return self._pull(out)
 
     def _pull(self, out: list[Tensor]) -> Triple:
-        """Coordinates of derivatives in the weights; those in the sums still lack the 2 of the square."""
-        out[0] *= 2
-        out[1] *= 2
-        return self._coordinates([self.coefficient / (2 * self.n) * g for g in out])
+        """Coordinates of derivatives in the weights."""
+        return self._coordinates([self.coefficient * self.gain * g for g in out])
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
@@ -249,22 +256,22 @@ class PairTerm(Term):
         self, table: _Tables, move: list[Tensor], out: list[Tensor], interaction: bool, local: bool
     ) -> None:
         da, db, dc = move
-        dsums, mixed, of_sums = self._scratch(table.chunk)
+        dsums, changes, of_sums = self._scratch(table.chunk)
         table.chunk.gather(da, db, dsums)
-        torch.mul(table.sums, dsums, out=mixed)
+        torch.mul(table.rises, dsums, out=changes)
         if interaction:
             # outputs first: n rows of P are twice as fast a product as P rows of n
-            change = (dc * (self.weights / (2 * self.n))) @ table.squares.T
-            change.addmm_(self._weighted_c, mixed.T, alpha=1 / self.n)
+            change = (dc * (self.gain * self.weights)) @ table.values.T
+            change.addmm_(self._weighted_c, changes.T, alpha=self.gain)
             bent = self.loss.curvature(table.outputs, change.T)
-            out[2].addmm_(bent.T, table.squares)
+            out[2].addmm_(bent.T, table.values)
             torch.mm(bent, self.c, out=of_sums)
         if local:
-            out[2].addmm_(table.slope.T, mixed, alpha=2)
+            out[2].addmm_(table.slope.T, changes)
             torch.addmm(of_sums, table.slope, dc, beta=int(interaction), out=of_sums)
-        of_sums.mul_(table.sums)
+        of_sums.mul_(table.rises)
         if local:
-            of_sums.addcmul_(table.heads, dsums)
+            of_sums.addcmul_(table.bends, dsums)
         table.chunk.scatter(out[0], out[1], of_sums)
 
     def slope_norm(self) -> float:
@@ -278,9 +285,9 @@ class PairTerm(Term):
         total = torch.zeros(q, q, dtype=self.a.dtype, device=self.a.device)
         for table in self._tables():
             step = max(1, CHUNK_BYTES // (8 * q * self.n))
-            for low in range(0, len(table.sums), step):
+            for low in range(0, len(table.values), step):
                 part = slice(low, low + step)
-                features = table.squares[part].T[:, :, None] * self.c.T[:, None, :] / (2 * self.n)
+                features = self.gain * table.values[part].T[:, :, None] * self.c.T[:, None, :]
                 root = self.loss.curvature_root(table.outputs[part], features).reshape(q, -1)
                 total += root @ root.T
         return self.coefficient * total
@@ -293,16 +300,16 @@ class PairTerm(Term):
         of_ac, of_bc = torch.zeros(n, n, q, **kind), torch.zeros(n, n, q, **kind)
         for table in self._tables():
             chunk = table.chunk
-            of_ab.index_add_(0, chunk.x * n + chunk.y, 2 * table.heads)
+            of_ab.index_add_(0, chunk.x * n + chunk.y, table.bends)
             step = max(1, CHUNK_BYTES // (8 * q * n))
-            for low in range(0, len(table.sums), step):
+            for low in range(0, len(table.values), step):
                 part = slice(low, low + step)
-                mixed = 2 * table.slope[part, :, None] * table.sums[part, None, :]
+                mixed = table.slope[part, :, None] * table.rises[part, None, :]
                 of_ac.index_add_(0, chunk.x[part], mixed)
                 of_bc.index_add_(0, chunk.y[part], mixed)
         of_ab = of_ab.reshape(n, n, q)
         diagonal = [torch.diag_embed(of_ab.sum(axis).T).permute(1, 2, 0) for axis in (1, 0)]
         tables = {"aa": diagonal[0], "bb": diagonal[1], "ab": of_ab, "ac": of_ac, "bc": of_bc}
-        scale = self.coefficient / (2 * n)
+        scale = self.coefficient * self.gain
         turn = self.basis
         return {key: scale * (turn.T @ table.permute(2, 0, 1) @ turn) for key, table in tables.items()}

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from analyses.checkpoint import POTENTIAL_SETS, Question, analyze, reached, summary
+from analyses.checkpoint import POTENTIAL_SETS, Question, analyze, reached
+from analyses.checkpoint_summary import summary
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,

@@ -26,6 +26,7 @@ from analyses.exports import check_export_name, write_network
 from analyses.runs import read_target
 from analyses.studies import provenance
 from analyses.subjects import Subject, subject_of
+from manifold.errors import LayoutError
 from spectra.semiring import MEMORY_LIMIT, product_bytes
 
 EPILOG = """
@@ -108,9 +109,10 @@ def register(app: typer.Typer) -> None:
 
 def _subject(path: Path, group: str | None, device: str, quiet: bool) -> Subject:
     checkpoint, run = read_target(path)
-    return subject_of(
-        checkpoint, choose_layout(checkpoint, run, group=group, quiet=quiet), run, device=device
-    )
+    layout = choose_layout(checkpoint, run, group=group, quiet=quiet)
+    if layout.activation != "square":
+        raise LayoutError(f"{path}: activation {layout.activation}; only quadratic networks add and multiply")
+    return subject_of(checkpoint, layout, run, device=device)
 
 
 def _plan(operation: str, subjects: list[Subject]) -> str:

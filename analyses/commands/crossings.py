@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.layout_options import (
+    ActivationOption,
     ElementsOption,
     GroupOption,
     LayoutFile,
@@ -63,6 +64,7 @@ def register(app: typer.Typer) -> None:
         tensor: TensorOptions = None,
         group: GroupOption = None,
         loss: LossOption = None,
+        activation: ActivationOption = None,
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
@@ -130,8 +132,8 @@ def register(app: typer.Typer) -> None:
         question = SpectralQuestion(operator, subspace, eigenvalues, centred, seed, device, control)
         checkpoint = _readable(run, skip_bad)
         chosen = choose_layout(
-            checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, output_scale=output_scale,
-            elements=elements, quiet=quiet,
+            checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
+            output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
         subject = subject_of(checkpoint, chosen, run, centred=centred, device=device)
         say(

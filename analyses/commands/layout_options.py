@@ -37,7 +37,9 @@ LossOption = Annotated[
 ]
 ActivationOption = Annotated[
     str | None,
-    typer.Option("--activation", help="square, relu, gelu, tanh or abs.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--activation", help="square, relu, gelu, tanh, abs, or like x^3 - 0.5*x.", rich_help_panel=_PANEL
+    ),
 ]
 OutputScaleOption = Annotated[
     float | None,

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 
 from analyses.studies import Progress, check_free, silent, to_json, write_csv, write_study
+from manifold.errors import OutputError
 
 Seed = Annotated[int, typer.Option(help="Seed of every random number.", rich_help_panel="Common")]
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, ...", rich_help_panel="Common")]
@@ -76,17 +77,26 @@ def deliver(
     summary: str = "",
     quiet: bool = False,
 ) -> None:
-    """Write what was asked for: study, CSV files, JSON or a short summary on standard output."""
+    """Write what was asked for: study, CSV files, JSON or a short summary on standard output.
+
+    Raises
+    ------
+    OutputError
+        If standard output cannot be written; a closed pipe is left to the caller.
+    """
     if out is not None and study is not None:
         say(f"study written to {write_study(study, out, force=force)}", quiet=quiet)
     if csv is not None and study is not None:
         write_csv(study, csv, force=force)
         say(f"tables written to {csv}", quiet=quiet)
-    if json:
-        sys.stdout.write(to_json(document) + "\n")
-    elif summary:
-        sys.stdout.write(summary.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    text = to_json(document) if json else summary.rstrip("\n")
+    try:
+        sys.stdout.write(text + "\n" if text else "")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write standard output: {error.strerror or error}") from error
 
 
 def check_outputs(*paths: Path | None, force: bool) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from analyses.checkpoint import Question, analyze, reached
 from analyses.commands.layout_options import (
+    ActivationOption,
     ElementsOption,
     GroupOption,
     LayoutFile,
@@ -34,6 +35,8 @@ from analyses.commands.options import (
 from analyses.figures import check_format
 from analyses.report import write_report
 from analyses.runs import Run
+from analyses.sections import document_of
+from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.trajectory import follow
 
@@ -43,6 +46,8 @@ Examples:
   rhoscope report runs/mod23
 
   rhoscope report runs/flow5 --refine --out flow5.html --figure-format pdf
+
+  rhoscope report crossings.nc --out crossings.html
 """
 
 
@@ -51,12 +56,18 @@ def register(app: typer.Typer) -> None:
 
     @app.command("report", epilog=EPILOG)
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="Run directory, or a folder of checkpoints.")],
-        out: Annotated[Path | None, typer.Option(help="The page. [default: RUN_DIR/report.html]")] = None,
+        path: Annotated[
+            Path,
+            typer.Argument(metavar="RUN_DIR", help="Run directory, folder of checkpoints, or study (.nc)."),
+        ],
+        out: Annotated[
+            Path | None, typer.Option(help="The page. [default: RUN_DIR/report.html, or beside the study]")
+        ] = None,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
         group: GroupOption = None,
         loss: LossOption = None,
+        activation: ActivationOption = None,
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
@@ -73,17 +84,26 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write one HTML page about a run: how its symbols formed, and what its last network is.
 
+        A study that another command wrote with --out becomes a page too, whatever version wrote it.
+
         The page needs no network and no scripts; figures are inside. Eigenvalues have the Hessian sign
         (positive = contracting) and carry absolute error bounds.
         """
         check_format(figure_format)
-        run = Run.open(run_dir, step_pattern=step_pattern)
-        page = out if out is not None else run_dir / "report.html"
+        if path.is_file():
+            page = out if out is not None else path.with_suffix(".html")
+            check_outputs(page, force=force)
+            say(f"plan: read {path}, write {page}", quiet=quiet)
+            if not dry_run:
+                _reopen(path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
+            return
+        run = Run.open(path, step_pattern=step_pattern)
+        page = out if out is not None else path / "report.html"
         check_outputs(page, force=force)
         last = run.read(run.steps[-1])
         chosen = choose_layout(
-            last, run, layout=layout, tensor=tensor, group=group, loss=loss, output_scale=output_scale,
-            elements=elements, quiet=quiet,
+            last, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
+            output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
         subject = subject_of(last, chosen, run, device=device)
         question = Question(refine=refine, seed=seed)
@@ -93,7 +113,7 @@ def register(app: typer.Typer) -> None:
         with progress_bar(quiet=quiet) as progress:
             trajectory = follow(run, chosen, seed=seed, device=device, progress=progress)
             found = analyze(subject, question, progress=progress)
-        title = f"rhoscope: {run_dir.resolve().name}"
+        title = f"rhoscope: {path.resolve().name}"
         write_report([trajectory, found.dataset], page, force=force, figure_format=figure_format, title=title)
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
         deliver(
@@ -103,3 +123,13 @@ def register(app: typer.Typer) -> None:
         if not reached(found):
             say(f"not converged: {found.problem or found.result.spectrum.reason.value}")
             raise typer.Exit(3)
+
+
+def _reopen(path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool) -> None:
+    study = read_study(path)
+    write_report([study], page, force=force, figure_format=figure_format, title=f"rhoscope: {path.name}")
+    document = {"report": str(page), "study": study.attrs.get("study"), "summary": document_of(study)}
+    deliver(
+        document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
+        quiet=quiet,
+    )  # fmt: skip

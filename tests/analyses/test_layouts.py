@@ -252,7 +252,7 @@ def test_biases_are_carried_exactly(activation, tied):
         assert torch.allclose(again, net(x, y), rtol=0, atol=1e-13)
 
 
-def _containers(tmp_path, a, b, c):
+def containers(tmp_path, a, b, c):
     """The same network in many layouts and containers: (name, path, layout)."""
     n, q = a.shape
     plain = {"w_a": a, "w_b": b, "w_c": c}
@@ -306,10 +306,10 @@ def _containers(tmp_path, a, b, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_one_network_in_many_layouts_and_containers(tmp_path, dtype):
+def test_one_network_in_many_layouts_andcontainers(tmp_path, dtype):
     a, b, c = (torch.randn(7, 10, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(3))
     names = []
-    for name, path, layout in _containers(tmp_path, a, b, c):
+    for name, path, layout in containers(tmp_path, a, b, c):
         network = layout.network(read_checkpoint(path))
         for read, true in ((network.a, a), (network.b, b), (network.c, c)):
             assert torch.equal(read, true.double()), name

@@ -6,6 +6,8 @@ import io
 import itertools
 import os
 import pickle
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -18,7 +20,14 @@ from analyses.checkpoints import CheckpointReader
 from analyses.expressions import parse_expression
 from analyses.reading.pickles import Interpreter
 from manifold.errors import CheckpointError, LayoutError
-from tests.analyses.hostile import HONEST_SAFETENSORS, HONEST_ZIP, tensor_pickle, text, torch_zip
+from tests.analyses.hostile import (
+    HONEST_SAFETENSORS,
+    HONEST_ZIP,
+    live_pickles,
+    tensor_pickle,
+    text,
+    torch_zip,
+)
 
 LIMIT_SECONDS = 20  # of the reader; far above what any example takes
 
@@ -204,3 +213,30 @@ def test_fuzz_for_minutes(what, reader, tmp_path_factory):
         fuzz()
     print(f"{what}: {count} examples in {seconds:g} s")
     assert count >= 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["files", "pickles", "grammar"])
+def test_fuzz_guided_by_coverage(what, tmp_path):
+    """Ten minutes each by default, where atheris is installed; the reader runs without its child."""
+    pytest.importorskip("atheris")
+    seconds = int(os.environ.get("RHOSCOPE_FUZZ_SECONDS", "600"))
+    live = live_pickles(tmp_path / "marker").values()
+    seeds = {
+        "files": [HONEST_ZIP, HONEST_SAFETENSORS, *(torch_zip(p) for p in live)],
+        "pickles": [PICKLE, *live],
+        "grammar": [b'embed.weight[0:5] @ "odd key".T + fc1.bias[:, 1:3]', b"w_a"],
+    }[what]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, seed_bytes in enumerate(seeds):
+        (corpus / str(number)).write_bytes(seed_bytes)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.analyses.coverage_fuzz", what, str(corpus),
+         f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=1024",
+         f"-artifact_prefix={tmp_path}/", "-print_final_stats=1"],
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    print("\n".join(line for line in done.stderr.splitlines() if line.startswith("stat::")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (tmp_path / "marker").exists()
