@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manifold.errors import InputError
 from spectra.functionals import Linearisation
-from spectra.group_task import GroupLinearisation, GroupTask
+from spectra.group_task import GroupTask
 
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,7 +24,8 @@ Preconditioner = Callable[[Tensor, Tensor], Tensor]
 def group_task(at: Linearisation) -> GroupTask | None:
     """The group task behind a linearisation, decayed or not; None for any other functional."""
     inner = getattr(at, "inner", at)  # decay wraps the linearisation of its task
-    return inner.task if isinstance(inner, GroupLinearisation) else None
+    task = getattr(inner, "task", None)  # other activations share the linearisation, not the structure
+    return task if isinstance(task, GroupTask) else None
 
 
 def can_assemble(at: Linearisation) -> bool:

@@ -23,8 +23,8 @@ class Reason(enum.Enum):
 
     DENSE = "complete: every eigenvalue computed by a dense solver, residuals recomputed"
     DENSE_VALUES = (
-        "complete: every eigenvalue computed by a dense backward stable solver without eigenvectors; trace and "
-        "Frobenius norm agree"
+        "complete: every eigenvalue by a dense backward stable solver without eigenvectors; "
+        "trace and Frobenius norm agree"
     )
     KRYLOV = "the requested ends of the spectrum converged; eigenvalues between them were not computed"
     NOT_CONVERGED = (
