@@ -169,7 +169,8 @@ def train_table(
         for i, plan in enumerate(missing):
             _train_and_write(folder, plan, origin[plan], _part(progress, i, len(missing)))
         return
-    jobs = (delayed(_train_and_write)(folder, plan, origin[plan]) for plan in missing)
+    threads = max(1, torch.get_num_threads() // workers)  # more would wait for each other
+    jobs = (delayed(_train_and_write)(folder, plan, origin[plan], threads=threads) for plan in missing)
     for i, name in enumerate(Parallel(workers, return_as="generator_unordered")(jobs)):
         progress(i + 1, len(missing), f"{name} done")
 
@@ -185,12 +186,17 @@ def note_of(folder: Path, plan: PublishedPlan) -> Path:
 
 
 def _train_and_write(
-    folder: Path, plan: PublishedPlan, origin: dict[str, Any], progress: Progress = silent
-) -> str:
+    folder: Path, plan: PublishedPlan, origin: dict[str, Any], progress: Progress = silent,
+    threads: int | None = None,
+) -> str:  # fmt: skip
+    note = note_of(folder, plan)
+    if note.exists():  # another process was faster
+        return note.stem
+    if threads is not None:
+        torch.set_num_threads(threads)
     _keep_freed_memory()
     network, facts = train_as_published(plan, progress=progress)
     facts |= {"group": plan.group, "seed": plan.seed, "provenance": origin}
-    note = note_of(folder, plan)
     write_network(note.with_suffix(".safetensors"), network, provenance=origin, force=True)
     with atomic_path(note, force=True) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n")
