@@ -15,7 +15,8 @@ from scipy.stats import binomtest
 
 from analyses.checkpoints import read_checkpoint
 from analyses.layouts import stored_layout
-from analyses.published import GROUPS, SEEDS, PublishedPlan, note_of
+from analyses.published import DECAY, FRACTION, GROUPS, RATE, SEEDS, STEPS, WIDTH, PublishedPlan, note_of
+from analyses.studies import atomic_path
 from manifold.errors import InputError
 from spectra.families import FIT_TOLERANCE, FOUR, NAMES, OTHER, SIX, SIX_PHASES, FrequencyFactor, factor
 from spectra.networks import GroupNetwork
@@ -29,6 +30,12 @@ PUBLISHED = {
 STRONG = 0.05
 """Largest Fourier coefficient of a (raw weights) below which a neuron is not counted, as published."""
 
+PROTOCOL = (
+    f"o = sum_j c_j (a_j[x] + b_j[y])^2, q = {WIDTH}; projected squared error, mean over a random "
+    f"{100 * FRACTION:.0f} % of the pairs; Adam, lr {RATE}, L2 decay {DECAY}, {STEPS:,} full-batch steps; "
+    "weights uniform in +-1/sqrt(fan-in) at first; float64; neurons counted whose a has a Fourier "
+    f"coefficient above {STRONG}"
+)
 STORED = Path(__file__).with_name("ledger") / "published_table.json"
 
 
@@ -99,12 +106,10 @@ def family_rows(group: str, factors: Iterable[FrequencyFactor]) -> list[FamilyRo
     rows = []
     for name in NAMES:
         interval = binomtest(counts[name], max(total, 1)).proportion_ci(method="wilson")
-        rows.append(
-            FamilyRow(
-                group, name, counts[name], total, 100 * counts[name] / max(total, 1), 100 * float(interval.low),
-                100 * float(interval.high), PUBLISHED.get(group, {}).get(name),
-            )
-        )  # fmt: skip
+        low, high = 100 * float(interval.low), 100 * float(interval.high)
+        published = PUBLISHED.get(group, {}).get(name)
+        share = 100 * counts[name] / max(total, 1)
+        rows.append(FamilyRow(group, name, counts[name], total, share, low, high, published))
     return rows
 
 
@@ -119,8 +124,8 @@ def gather(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``networks``: per network its facts and ``factors``, rows ``frequency, order, neurons, family,
-        residual, product_residual``.
+        ``protocol`` in words; ``networks``: per network its facts and ``factors``, rows ``frequency,
+        order, neurons, family, residual, product_residual``.
 
     Raises
     ------
@@ -145,7 +150,7 @@ def gather(folder: Path) -> dict[str, Any]:
             networks.append(facts)
     if not networks:
         raise InputError(f"--published-table: {folder} holds no finished network yet")
-    return {"networks": networks}
+    return {"protocol": PROTOCOL, "networks": networks}
 
 
 def factors_of(document: dict[str, Any], group: str) -> list[FrequencyFactor]:
@@ -160,6 +165,15 @@ def factors_of(document: dict[str, Any], group: str) -> list[FrequencyFactor]:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def write_table(document: dict[str, Any], path: Path) -> Path:
+    """Write a document of `gather` as JSON, one line per network; an old one is replaced."""
+    rows = ",\n".join("  " + json.dumps(one) for one in document["networks"])
+    text = f'{{"protocol": {json.dumps(document["protocol"])},\n "networks": [\n{rows}\n]}}\n'
+    with atomic_path(path, force=True) as temporary:
+        temporary.write_text(text)
+    return path
 
 
 def stored_table() -> dict[str, Any]:
