@@ -229,7 +229,8 @@ def zero_crossings(lab: Laboratory) -> Claim:
         f"{len(found['steps'])} checkpoints (m = {m}), the last before flow time "
         f"{max((one['t_high'] for one in certain), default=0):.1f}. Not one per eigenvalue: unstable "
         f"directions go {negative[0]} -> {max(negative)} -> {negative[-1]}, up to "
-        f"{max(per_branch.values(), default=0)} crossings lie on one branch, and some never cross.",
+        f"{max(per_branch.values(), default=0)} crossings lie on one branch, and "
+        f"{len(found['branches']) - len(per_branch)} of {len(found['branches'])} branches never cross.",
         (Hypothesis("all counts certified", certified, certified),),
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ def rho_by_hand(network, p, r, k1, k2, k):
     tau = (2 * n * q * network.output_scale) ** (1 / 3)
     weights = {"a": network.a, "b": network.a if network.tied else network.b, "c": network.c}
     three = [tau * weights[name].numpy() for name in (p, r, "c")]
-    z1, z2 = (w.T @ character.conj() / n for w, character in zip(three, chi, strict=False))
+    z1, z2 = (w.T @ character.conj() / n for w, character in zip(three[:2], chi[:2], strict=True))
     zc = three[2].T @ chi[2] / n
     scale = np.prod([np.abs(w).max(0) for w in three], axis=0).mean()
     return (z1 * z2 * zc).mean(), scale
