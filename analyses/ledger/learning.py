@@ -48,7 +48,8 @@ def factorable_solutions(lab: Laboratory) -> Claim:
         "Gradient descent with decay finds factorable solutions of order 4 and 6: about 95 % of all "
         "frequencies, in the published shares of three families.",
         verdict if enough and here["share"] >= 80 else Verdict.UNDECIDED,
-        {"protocol": table["protocol"], "rows": [vars(row) for row in rows], "match": matches,
+        {"protocol": table["protocol"], "match": matches,
+         "rows": [vars(row) | {"inside": row.inside} for row in rows],
          "orders": {key: orders(value) for key, value in groups.items() if value}, "seeds": seeds_of,
          "trained_here": {"group": group, "neurons": width, "seeds": list(seeds), **here,
                           "orders": orders(fresh)}},

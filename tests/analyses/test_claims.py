@@ -7,9 +7,11 @@ from typer.testing import CliRunner
 
 from analyses import claims
 from analyses.cli import build_app
+from analyses.figures import figure_bytes
 from analyses.ledger import algebra
 from analyses.ledger.entries import EXAMINATIONS, Verdict
 from analyses.ledger.laboratory import Laboratory
+from analyses.report import section_of
 from analyses.studies import read_study
 from manifold.errors import InputError
 from spectra.constructions import f4_6
@@ -54,6 +56,15 @@ def test_a_wrong_algebra_changes_the_verdict(laboratory, monkeypatch):
     assert algebra.ring_homomorphism(laboratory).verdict is Verdict.FAILS
     monkeypatch.setattr(algebra, "f6", f4_6)
     assert algebra.binary_solutions(laboratory).verdict is Verdict.FAILS
+
+
+def test_the_page_draws_the_evidence(laboratory):
+    claims_ = tuple(EXAMINATIONS[name](laboratory) for name in ("zero-crossings", "factorable-solutions"))
+    ledger = claims.Ledger(claims_, {one.id: 1.0 for one in claims_}, True, 0)
+    section = section_of(ledger.dataset)
+    assert [picture.name for picture in section.pictures] == ["families", "unstable"]
+    assert claims_[1].evidence["trained_here"]["of"] > 0
+    assert all(figure_bytes(picture.figure, "svg") for picture in section.pictures)
 
 
 def test_command(tmp_path):
