@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import xarray as xr
+
 from analyses.ledger import algebra, dynamics, learning, spectra  # noqa: F401 - entering their claims
 from analyses.ledger.entries import EXAMINATIONS, Claim, Verdict
 from analyses.ledger.laboratory import Laboratory
-from analyses.studies import Progress, provenance, silent
+from analyses.studies import Progress, plain, provenance, silent
 from manifold.errors import InputError
 
 CLAIMS = tuple(EXAMINATIONS)
@@ -42,6 +45,21 @@ class Ledger:
             "timing": {"seconds": sum(self.seconds.values()), "by_claim": self.seconds},
             "provenance": provenance(seed=self.seed),
         }
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """The ledger for netCDF and reports: verdicts and seconds per claim, the document as ``summary``."""
+        names = [one.id for one in self.claims]
+        return xr.Dataset(
+            {
+                "verdict": ("claim", [one.verdict.value for one in self.claims],
+                            {"units": "1", "definition": "what the measurement says about the claim"}),
+                "seconds": ("claim", [self.seconds[name] for name in names],
+                            {"units": "s", "definition": "wall time; shared runs count once"}),
+            },
+            coords={"claim": names},
+            attrs={"study": "claims", "summary": json.dumps(plain(self.document))},
+        )  # fmt: skip
 
     @property
     def summary(self) -> str:

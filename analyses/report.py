@@ -11,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from analyses.claims_section import claims_section
 from analyses.crossings_section import crossings_section
 from analyses.figures import check_format, figure_bytes
 from analyses.maxent_section import maxent_section
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Callable[[xr.Dataset], Section]] = {
     "maxent": maxent_section,
     "crossings": crossings_section,
     "temperature": temperature_section,
+    "claims": claims_section,
 }
 MEDIA = {"svg": "image/svg+xml", "png": "image/png"}
 

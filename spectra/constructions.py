@@ -8,6 +8,11 @@ normalisation ``f(x, y) = (1/2n) sum_j c_j (a_j[x] + b_j[y])^2`` where all masse
 The circuits are products (of measures, neuron by neuron) of three small families of triples:
 ``z_syn = [1,1,1] + [w,w,w] + [w^2,w^2,w^2]`` with ``w = e^{2 pi i/3}``,
 ``z_nu = [1,1,1] + [nu, -nu, -nu^-2]`` and ``z_xi = [1,1,1] + [xi, -i conj xi, i]``.
+
+A group of even order has characters of order two, where z is real and these families do not exist. There two
+neurons do, ``2^(-1/3) ([1,1,1] + [1,-1,-1])``: ``sum abc = 1`` and ``sum (a^2 + b^2) c = 0`` are all that the
+loss asks (one neuron cannot: abc = 1 and (a^2 + b^2) c = 0 exclude each other). So F6 and F4/6 exist on every
+group; see `spectra.single_frequency` for the fewest neurons at each kind of frequency.
 """
 
 from __future__ import annotations
@@ -54,6 +59,11 @@ def order_four(xi: complex = 1.0) -> np.ndarray:
     return 4 ** (-1 / 3) * _product(_nu(1j), _xi(xi))
 
 
+def order_two() -> np.ndarray:
+    """The two triples of a character of order two, ``2^(-1/3) ([1,1,1] + [1,-1,-1])``, shape (2, 3)."""
+    return 2 ** (-1 / 3) * np.array([[1, 1, 1], [1, -1, -1]])
+
+
 def network_of(group: FiniteAbelianGroup, coefficients: np.ndarray) -> GroupNetwork:
     """The network with given Fourier coefficients at mass one per neuron.
 
@@ -96,13 +106,14 @@ def _at_frequencies(group: FiniteAbelianGroup, triples: list[tuple[int, np.ndarr
     return result
 
 
-def _odd(group: FiniteAbelianGroup, name: str) -> tuple[int, ...]:
-    if group.order % 2 == 0:
-        raise InputError(
-            f"{name}: expected a group of odd order (no real characters), got {group.name}; "
-            "memorise and cosine work on every group"
-        )
-    return group.conjugate_pairs
+def _complex_pairs(group: FiniteAbelianGroup) -> list[int]:
+    """One frequency of each pair {k, -k} with k != -k."""
+    return [k for k in group.conjugate_pairs if group.negatives[k] != k]
+
+
+def _real_blocks(group: FiniteAbelianGroup) -> list[tuple[int, np.ndarray]]:
+    """Two neurons at every character of order two; none on groups of odd order."""
+    return [(k, order_two()) for k in group.conjugate_pairs if group.negatives[k] == k]
 
 
 def f6(group: FiniteAbelianGroup, *, nu: complex = 1j) -> GroupNetwork:
@@ -111,44 +122,36 @@ def f6(group: FiniteAbelianGroup, *, nu: complex = 1j) -> GroupNetwork:
     Parameters
     ----------
     group : FiniteAbelianGroup
-        Of odd order n.
+        Of order n, with r characters of order two (two neurons at each; r = 0 for odd n).
     nu : complex
         Free parameter of modulus one.
 
     Returns
     -------
     GroupNetwork
-        3(n - 1) neurons, projected MSE zero.
-
-    Raises
-    ------
-    InputError
-        For a group of even order.
+        ``3(n - 1) - r`` neurons, projected MSE zero.
     """
-    return network_of(group, _at_frequencies(group, [(k, order_six(nu)) for k in _odd(group, "F6")]))
+    blocks = [(k, order_six(nu)) for k in _complex_pairs(group)] + _real_blocks(group)
+    return network_of(group, _at_frequencies(group, blocks))
 
 
 def f4(group: FiniteAbelianGroup, *, xi: complex = 1.0) -> GroupNetwork:
-    """F4 alone, ``4^(-1/3) z_{nu=i} * z_xi`` at every pair: not a solution, projected MSE 2(n-1)/n.
+    """F4 alone, ``4^(-1/3) z_{nu=i} * z_xi`` at every pair: no solution, projected MSE 2(n - 1 - r)/n.
 
     Parameters
     ----------
     group : FiniteAbelianGroup
-        Of odd order n.
+        Of order n, with r characters of order two (two neurons at each; r = 0 for odd n).
     xi : complex
         Free parameter of modulus one.
 
     Returns
     -------
     GroupNetwork
-        2(n - 1) neurons.
-
-    Raises
-    ------
-    InputError
-        For a group of even order.
+        ``2(n - 1)`` neurons.
     """
-    return network_of(group, _at_frequencies(group, [(k, order_four(xi)) for k in _odd(group, "F4")]))
+    blocks = [(k, order_four(xi)) for k in _complex_pairs(group)] + _real_blocks(group)
+    return network_of(group, _at_frequencies(group, blocks))
 
 
 def f4_6(group: FiniteAbelianGroup) -> GroupNetwork:
@@ -160,21 +163,17 @@ def f4_6(group: FiniteAbelianGroup) -> GroupNetwork:
     Parameters
     ----------
     group : FiniteAbelianGroup
-        Of odd order n.
+        Of order n, with r characters of order two (two neurons at each; r = 0 for odd n).
 
     Returns
     -------
     GroupNetwork
-        2n neurons, projected MSE zero.
-
-    Raises
-    ------
-    InputError
-        For a group of even order.
+        2n neurons (2(n - 1) if every character has order two), projected MSE zero.
     """
-    first, *others = _odd(group, "F4_6")
-    blocks = [(first, order_six()), *((k, order_four()) for k in others)]
-    coefficients = _at_frequencies(group, blocks)
+    first, *others = _complex_pairs(group) or [None]
+    blocks = [] if first is None else [(first, order_six())]
+    blocks += [(k, order_four()) for k in others]
+    coefficients = _at_frequencies(group, blocks + _real_blocks(group))
     repair = -(1 + 1j) / (2 * 6 ** (1 / 3))
     for k in others:
         coefficients[2, :6, k] = repair

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ class FrequencyFactor:
         Of each family of this order: ``(sum_j |z_j - fit_j|^2 / sum_j |z_j|^2)^(1/2)``, at this frequency.
     name : str
         The family of least residual, if that is within the tolerance; else ``other``.
+    product_residual : float
+        Of the best product of two neurons with any others, ``z_j * (1, r)`` for all j, relative like the
+        residuals: whether the solution factors at all. NaN unless the order is 4 or 6.
     """
 
     frequency: int
@@ -57,6 +60,7 @@ class FrequencyFactor:
     neurons: int
     residuals: dict[str, float]
     name: str
+    product_residual: float = float("nan")
 
     @property
     def residual(self) -> float:
@@ -97,7 +101,8 @@ def factor(network: GroupNetwork, *, tol: float = FIT_TOLERANCE) -> tuple[Freque
         # Rounded, so that what lies in both families of order 6 counts for the smaller one, listed first.
         best = min(residuals, key=lambda name: round(residuals[name], 9), default=OTHER)
         name = best if residuals.get(best, np.inf) <= tol else OTHER
-        result.append(FrequencyFactor(int(k), len(distinct), len(own), residuals, name))
+        product = _product_residual(distinct) if residuals else float("nan")
+        result.append(FrequencyFactor(int(k), len(distinct), len(own), residuals, name, product))
     return tuple(result)
 
 
@@ -186,6 +191,23 @@ def _pairings(items: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:
     for partner in rest:
         for others in _pairings(tuple(i for i in rest if i != partner)):
             yield ((first, partner), *others)
+
+
+def _product_residual(triples: np.ndarray) -> float:
+    """Least relative distance to ``{z_j} * {(1, 1, 1), r}`` over all pairings, with free signs of (a, b)."""
+    signs = np.array(list(product([1, -1], repeat=len(triples) // 2)))[:, :, None] * [1, 1, 0] + [0, 0, 1]
+    best = np.inf
+    for pairing in _pairings(tuple(range(len(triples)))):
+        for turned in product([False, True], repeat=len(pairing) - 1):
+            pairs = [
+                pair[::-1] if turn else pair for pair, turn in zip(pairing, (False, *turned), strict=True)
+            ]
+            first, second = triples[np.array(pairs)].transpose(1, 0, 2)
+            moved = signs * second
+            ratio = (moved * first.conj()).sum(1) / (np.abs(first) ** 2).sum(0)
+            gaps = np.abs(moved - ratio[:, None, :] * first) ** 2
+            best = min(best, float(gaps.sum((1, 2)).min()))
+    return float(np.sqrt(best / (np.abs(triples) ** 2).sum()))
 
 
 def _pair_fits(t: Array, c: Array, offsets: tuple[float, ...]) -> Iterator[Phases]:

@@ -50,7 +50,10 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Write a network from a formula: F6, F4_6 (odd order), memorise, cosine; or solve for partial."""
+        """Write a network from a formula: F6, F4_6, memorise, cosine (any group); or solve for partial.
+
+        On groups of even order F6 and F4_6 have two neurons at every character of order two.
+        """
         check_export_name(out)
         check_outputs(out, force=force)
         kind, options = name.value, {}
@@ -64,7 +67,7 @@ def register(app: typer.Typer) -> None:
         if zeros is not None and kind != "partial":
             raise InputError(f"--zeros: only partial asks for sets, {kind} does not; leave it out")
         target = FiniteAbelianGroup.parse(group)
-        say(f"plan: {kind} on {target.name} (n = {target.order})", quiet=quiet)
+        say(f"plan: {kind} on {target.name} (n = {target.order}){_real_note(kind, target)}", quiet=quiet)
         if dry_run:
             return
         network = (CONSTRUCTIONS | {"partial": partial_solution})[kind](target, **options)
@@ -79,3 +82,11 @@ def register(app: typer.Typer) -> None:
             f"over pairs), accuracy {100 * accuracy:.2f} %"
         )
         deliver(document, study=None, out=None, csv=None, json=json, force=force, summary=summary)
+
+
+def _real_note(kind: str, group: FiniteAbelianGroup) -> str:
+    """What the single-frequency families become at characters of order two, where z is real."""
+    count = sum(group.negatives[k] == k for k in group.conjugate_pairs)
+    if kind not in {"F6", "F4_6"} or not count:
+        return ""
+    return f"; {count} of its characters have order two and get 2^(-1/3) ([1,1,1] + [1,-1,-1]) each"

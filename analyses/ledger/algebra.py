@@ -19,7 +19,7 @@ from spectra.semiring import add, multiply, predicted_potentials
 from spectra.symbol_sets import SymbolSets, all_potentials
 
 GROUPS = ("Z3", "Z4", "Z5", "Z6", "Z2xZ2", "Z3xZ2")
-EXACT = 1e-11
+EXACT = 1e-12
 
 
 @examines("loss-decomposition")

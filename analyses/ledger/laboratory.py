@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from analyses.crossings import CrossingStudy, follow_crossings
+from analyses.spectral_steps import SpectralQuestion
+from analyses.training import TrainingPlan, train
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra.flow import gradient_flow
@@ -128,13 +133,26 @@ class Laboratory:
     seed: int = 0
 
     @cached_property
+    def _followed(self) -> tuple[FlowRun, CrossingStudy]:
+        """A run of the flow written to disk, and the crossing study of it, as the commands make them."""
+        plan = TrainingPlan(
+            "Z5", width=96 if self.quick else 512, optimizer="flow", lr=0.5, steps=120, seed=self.seed
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(plan, Path(folder) / "run")
+            layout = run.layout
+            modes = 0 if self.quick else 20
+            study = follow_crossings(run, layout, SpectralQuestion(seed=self.seed), check_modes=modes)
+            networks = [layout.network(run.read(step)) for step in run.steps]
+        measures = tuple(network.measure(centred=True) for network in networks)
+        return FlowRun(plan.task(), study.times, measures, self.seed, plan.init_scale), study
+
+    @property
     def learning(self) -> FlowRun:
         """Z5 from N(0, 0.6^2) through the transition to the solution."""
-        times = np.concatenate([[0.0], np.geomspace(0.5, 60.0, 24 if self.quick else 60)])
-        return flow_run("Z5", 96 if self.quick else 512, times, seed=self.seed)
+        return self._followed[0]
 
-    @cached_property
-    def spectra(self) -> tuple[SpectrumResult, ...]:
-        """Second variation on T_R along `learning`, every second time when quick."""
-        run = self.learning
-        return tuple(spectrum(run.task, measure) for measure in run.measures[:: 2 if self.quick else 1])
+    @property
+    def study(self) -> CrossingStudy:
+        """The spectrum of the second variation on T_R along `learning`: branches and crossings."""
+        return self._followed[1]

@@ -7,14 +7,14 @@ from typer.testing import CliRunner
 
 from analyses import claims
 from analyses.cli import build_app
+from analyses.figures import figure_bytes
 from analyses.ledger import algebra
 from analyses.ledger.entries import EXAMINATIONS, Verdict
 from analyses.ledger.laboratory import Laboratory
-from analyses.ledger.learning import share_table
+from analyses.report import section_of
+from analyses.studies import read_study
 from manifold.errors import InputError
-from manifold.groups import FiniteAbelianGroup
-from spectra.constructions import f4_6, f6
-from spectra.families import factor
+from spectra.constructions import f4_6
 
 EXPECTED = {
     "loss-decomposition": "holds-with-correction",
@@ -58,20 +58,24 @@ def test_a_wrong_algebra_changes_the_verdict(laboratory, monkeypatch):
     assert algebra.binary_solutions(laboratory).verdict is Verdict.FAILS
 
 
-def test_shares_carry_intervals():
-    group = FiniteAbelianGroup((23,))
-    rows = {row["family"]: row for row in share_table([factor(f6(group)), factor(f4_6(group))])}
-    assert (rows["z_nu*z_syn"]["count"], rows["z_{nu=i}*z_xi"]["count"], rows["other"]["count"]) == (
-        12,
-        10,
-        0,
-    )
-    assert all(row["interval"][0] <= row["share"] <= row["interval"][1] for row in rows.values())
+def test_the_page_draws_the_evidence(laboratory):
+    claims_ = tuple(EXAMINATIONS[name](laboratory) for name in ("zero-crossings", "factorable-solutions"))
+    ledger = claims.Ledger(claims_, {one.id: 1.0 for one in claims_}, True, 0)
+    section = section_of(ledger.dataset)
+    assert [picture.name for picture in section.pictures] == ["families", "unstable"]
+    assert claims_[1].evidence["trained_here"]["of"] > 0
+    assert all(figure_bytes(picture.figure, "svg") for picture in section.pictures)
 
 
-def test_command():
-    result = CliRunner().invoke(build_app(), ["claims", "--only", "loss-decomposition", "--quick", "--json"])
+def test_command(tmp_path):
+    page, study = tmp_path / "ledger.html", tmp_path / "ledger.nc"
+    words = ["claims", "--only", "loss-decomposition", "--quick", "--json", "--report", page, "--out", study]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
     (claim,) = json.loads(result.stdout)["claims"]
+    assert read_study(study).verdict.item() == "holds-with-correction"
+    text = page.read_text()
+    assert "loss-decomposition</b>" in text
+    assert "negative. Means of the weights" in text
     assert set(claim) == {"id", "statement", "hypotheses", "verdict", "evidence", "note"}
     assert claim["evidence"]["with_prefactor_1_over_n_minus_1"] == pytest.approx(-0.2)
     with pytest.raises(InputError, match="loss-decomposition"):

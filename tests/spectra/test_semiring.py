@@ -28,17 +28,22 @@ def random_network(name, q, rng, *, tied=False):
 
 
 def rho_by_hand(network, p, r, k1, k2, k):
-    """One potential straight from the weights: no coefficients of ours."""
+    """One potential straight from the weights, no coefficients of ours, and its natural scale.
+
+    The scale is what the sum is made of: the mean over neurons of ``max|a| max|b| max|c|`` in canonical
+    weights (mass times the product of the maxima), below which cancellation hides in the weights themselves.
+    """
     orders = network.group.orders
     elements = oracles.elements(orders)
     chi = [np.array([oracles.character(orders, elements[i], x) for x in elements]) for i in (k1, k2, k)]
     n, q = network.a.shape
     tau = (2 * n * q * network.output_scale) ** (1 / 3)
     weights = {"a": network.a, "b": network.a if network.tied else network.b, "c": network.c}
-    z1 = tau / n * weights[p].numpy().T @ chi[0].conj()
-    z2 = tau / n * weights[r].numpy().T @ chi[1].conj()
-    zc = tau / n * weights["c"].numpy().T @ chi[2]
-    return (z1 * z2 * zc).mean()
+    three = [tau * weights[name].numpy() for name in (p, r, "c")]
+    z1, z2 = (w.T @ character.conj() / n for w, character in zip(three[:2], chi[:2], strict=True))
+    zc = three[2].T @ chi[2] / n
+    scale = np.prod([np.abs(w).max(0) for w in three], axis=0).mean()
+    return (z1 * z2 * zc).mean(), scale
 
 
 @PAIRS
@@ -50,14 +55,43 @@ def test_every_potential_is_a_ring_homomorphism(name, seed, q1, q2, tied):
     left, right = random_network(name, q1, rng, tied=tied), random_network(name, q2, rng, tied=tied)
     p, r = ("a", "b")[rng.integers(2)], ("a", "b")[rng.integers(2)]
     index = rng.integers(0, left.group.order, size=3)
-    x, y = (rho_by_hand(net, p, r, *index) for net in (left, right))
-    assert rho_by_hand(add(left, right), p, r, *index) == pytest.approx(
-        x + y, abs=1e-12 * (1 + abs(x) + abs(y))
-    )
+    (x, size_x), (y, size_y) = (rho_by_hand(net, p, r, *index) for net in (left, right))
+    total, _ = rho_by_hand(add(left, right), p, r, *index)
+    assert abs(total - (x + y)) < 1e-12 * (size_x + size_y)
     product = multiply(left, right)
     assert product.width == q1 * q2
     assert product.tied == tied
-    assert rho_by_hand(product, p, r, *index) == pytest.approx(x * y, abs=1e-12 * (1 + abs(x * y)) * 10)
+    found, _ = rho_by_hand(product, p, r, *index)
+    assert abs(found - x * y) < 1e-12 * size_x * size_y
+
+
+@PAIRS
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_monomials_of_weighted_measures_are_ring_homomorphisms(seed, dimension, q1, q2):
+    """Any monomial, any weights and masses; the scale is the integral of |r|."""
+    rng = np.random.default_rng(seed)
+    powers = rng.integers(0, 4, size=dimension)
+    pair = [
+        (rng.normal(size=(q, dimension)) * 10.0 ** rng.uniform(-1, 1), rng.uniform(0.1, 3, size=q))
+        for q in (q1, q2)
+    ]
+
+    def integral(points, weights, size=False):
+        values = np.prod(points**powers, axis=1)
+        return float(weights @ (np.abs(values) if size else values))
+
+    left, right = (ParticleMeasure(torch.as_tensor(z), torch.as_tensor(w)) for z, w in pair)
+    (x, y), (size_x, size_y) = ([integral(*one, size) for one in pair] for size in (False, True))
+    found = {
+        name: integral(one.points.numpy(), one.weights.numpy())
+        for name, one in (("sum", left + right), ("product", left * right))
+    }
+    assert abs(found["sum"] - (x + y)) < 1e-12 * (size_x + size_y)
+    assert abs(found["product"] - x * y) < 1e-12 * size_x * size_y
+    one, zero = ParticleMeasure.one(dimension), ParticleMeasure.zero(dimension)
+    assert torch.equal((left * one).points, left.points)
+    assert len(left * zero) == 0
+    assert torch.equal((left + zero).points, left.points)
 
 
 @pytest.mark.parametrize("name", GROUPS)
