@@ -236,20 +236,21 @@ class AdaptiveIntegrator:
         return False
 
     def cumulants(
-        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, extra: int = 0
+        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0
     ) -> tuple[Cumulants, Rule]:
         """Log-partition and moments on a rule chosen for ``lam``, and that rule.
 
-        ``extra`` more nodes per axis give a second rule that shares no node with the first: agreement of
-        the two measures the quadrature error.
+        ``growth`` times and ``extra`` more nodes per axis give a second rule that shares no node with the
+        first: agreement of the two measures the quadrature error.
         """
         rule = self.rule_for(lam, tol=tol)
-        if extra:
+        if extra or growth > 1:
+
+            def more(nodes: int) -> int:
+                return 2 * int(np.ceil(growth * nodes / 2)) + extra
+
             rule = self._make(
-                [
-                    e + extra if isinstance(e, int) else (e[0], tuple(n + extra for n in e[1]))
-                    for e in rule.key
-                ]
+                [more(e) if isinstance(e, int) else (e[0], tuple(map(more, e[1]))) for e in rule.key]
             )
         return self.integrator.evaluate(lam, rule, order=order), rule
 
