@@ -247,7 +247,8 @@ class AdaptiveIntegrator:
         first: agreement of the two measures the quadrature error.
         """
         needed = self._needed(lam, tol)
-        if self.boxes is not None and self._nodes(needed) > BOX_NODES:
+        wide = max(needed, default=0) > GLOBAL_LIMIT or self._nodes(needed) > BOX_NODES
+        if self.boxes is not None and wide:
             return self.boxes.cumulants(lam, order=order, tol=tol, growth=growth, extra=extra)
         rule = self.rule_for(lam, needed, tol=tol)
         if extra or growth > 1:
