@@ -81,7 +81,8 @@ class MaxEntFamily:
             )
         if not all(isinstance(f, Sphere) for f in space.factors):
             raise InputError(
-                f"{space.name}: no quadrature here, expected spheres and products; use the sampler"
+                f"{space.name}: no quadrature here, expected spheres and their products; use the sampler "
+                "(--method sampling)"
             )
         self.space, self.monomials, self.seed = space, monomials, seed
         self._parts = [

@@ -82,6 +82,7 @@ def fit_by_sampling(
     if moments.shape != (len(monomials),) or not np.isfinite(moments).all():
         raise InputError(f"moments: expected {len(monomials)} finite numbers, got {moments.tolist()}")
     sampler = TemperedSampler(space, monomials, columns=columns, seed=seed, device=device)
+    _check_independent(sampler, monomials)
     tell = report or (lambda done, total, message: None)
     lam = _approach(sampler, moments, rounds, sweeps, lambda step, text: tell(step, rounds + doublings, text))
     pool = _Pool(moments)
@@ -105,6 +106,28 @@ def fit_by_sampling(
     raise NotConvergedError(
         f"sampler: moments known to {fit.moment_error:.3f} standard deviations only (aim {tol})", fit
     )
+
+
+def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
+    """Refuse monomials that are constant on the space or affine combinations of others.
+
+    Raises
+    ------
+    InputError
+        Naming them.
+    """
+    points = sampler.space.uniform(20 * len(monomials) + 2000, generator=sampler.generator)
+    values = sampler.form.values(points.to(sampler.device)).cpu().numpy()
+    deviation = values.std(0)
+    flat = deviation < 1e-12 * np.maximum(np.abs(values).max(0), 1e-300)
+    if flat.any():
+        names = ", ".join(monomials.names[i] for i in np.flatnonzero(flat))
+        raise InputError(f"monomials: {names} constant on {sampler.space.name}; leave out")
+    spectrum, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(values.T)))
+    if spectrum[0] < 1e-10:
+        involved = np.flatnonzero(np.abs(vectors[:, 0]) > 1e-6)
+        names = ", ".join(monomials.names[i] for i in involved)
+        raise InputError(f"monomials: {names} are dependent on {sampler.space.name}; leave one out")
 
 
 def _approach(
