@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analyses.lifts import Lift
+from analyses.checkpoints import Checkpoint
+from analyses.lifts import Lift, lift_frequencies
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
 from manifold.errors import InputError, NotConvergedError, RhoscopeError
@@ -20,6 +21,7 @@ from manifold.monomials import Monomials
 from manifold.sampled_fits import SampledFit, fit_by_sampling
 from manifold.sampling import draw
 from manifold.spaces import Space, parse_space
+from spectra.networks import GroupNetwork
 
 NEAR_FACE = 0.97
 
@@ -121,6 +123,23 @@ def face_document(face: Face, monomials: Monomials, fit: FaceFit | None = None) 
             "fisher_rank": fit.fit.fisher_rank if fit.fit else 0, "moment_error": fit.moment_error,
         }  # fmt: skip
     return document
+
+
+def document_of_network(
+    network: GroupNetwork, checkpoint: Checkpoint, *, base: str = "frequency-sphere", symbols: str = "target",
+    frequencies: int = 12, seed: int = 0, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """The heaviest frequencies of one checkpoint, as the JSON document of the command."""
+    a, b, c = (z.numpy() for z in network.coefficients())
+    lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)[:frequencies]
+    fits = []
+    for number, lift in enumerate(lifts):
+        progress(number, len(lifts), f"frequency {lift.k}")
+        fits.append(analyse_lift(lift, seed=seed))
+    return {
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "base": base, "symbols": symbols, "fits": fits,
+    }  # fmt: skip
 
 
 def analyse_lift(

@@ -85,9 +85,9 @@ def fit_by_sampling(
     _check_independent(sampler, monomials)
     tell = report or (lambda done, total, message: None)
     lam = _approach(sampler, moments, rounds, sweeps, lambda step, text: tell(step, rounds + doublings, text))
-    pool = _Pool(moments)
+    pool, length = _Pool(moments), 4 * sweeps
     for attempt in range(doublings):
-        samples = sampler.run(lam, sweeps=4 * sweeps * 2**attempt, warmup=0 if attempt else 4 * sweeps)
+        samples = sampler.run(lam, sweeps=length, warmup=0 if attempt else 4 * sweeps)
         pool.add(lam, samples)
         fit = pool.fit(lam, samples)
         tell(
@@ -97,6 +97,8 @@ def fit_by_sampling(
         if samples.converged and fit.moment_error < tol:
             return fit
         lam = pool.lam
+        missing = pool.weight * (1.15 * (fit.moment_error / tol) ** 2 - 1)  # errors fall with the root
+        length = int(np.clip(missing, length // 4, 2 * length)) if samples.converged else 2 * length
     if not samples.converged:
         worst = int(samples.rhat.argmax())
         raise NotConvergedError(
@@ -133,23 +135,34 @@ def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
 def _approach(
     sampler: TemperedSampler, moments: np.ndarray, rounds: int, sweeps: int, tell: Callable
 ) -> np.ndarray:
-    """Damped natural-gradient steps with fresh chains until the Monte-Carlo noise hides the residual."""
+    """Damped natural-gradient steps with fresh chains until the Monte-Carlo noise hides the residual.
+
+    A step that raises the dual ``log Z(lambda) - lambda . rho`` by more than its error is halved: moments
+    can jump where modes compete.
+    """
     uniform = sampler.form.values(
         sampler.space.uniform(20000, generator=sampler.generator).to(sampler.device)
     )
     uniform = uniform.cpu().numpy()
     mean, covariance, effective = uniform.mean(0), np.atleast_2d(np.cov(uniform.T)), len(uniform)
-    lam = np.zeros(len(moments))
+    lam, dual, gain = np.zeros(len(moments)), 0.0, np.inf
     for step in range(rounds):
         residual = moments - mean
         move = np.linalg.solve(covariance + 1e-9 * np.diag(np.diag(covariance)), residual)
         size = float(np.sqrt(max(residual @ move, 0)))
         tell(step + 1, f"natural gradient, residual {size:.2g} standard deviations")
-        lam = lam + min(1.0, 1.5 / size) * move if size else lam
-        if size < max(0.4, 2 * np.sqrt(len(moments) / effective)):
+        gain = min(1.0, 1.5 / max(size, 1e-300), 2 * gain)
+        if size < max(0.4, 2 * np.sqrt(len(moments) / effective)) or gain < 1e-3:
+            lam = lam + gain * move
             break
-        sampler.prepare(lam)
-        found = sampler.run(lam, sweeps=sweeps, warmup=sweeps)
+        while True:
+            sampler.prepare(lam + gain * move)
+            found = sampler.run(lam + gain * move, sweeps=sweeps, warmup=sweeps)
+            value = found.log_partition - float((lam + gain * move) @ moments)
+            if value < dual + 3 * found.log_partition_error or gain < 1e-3:
+                break
+            gain /= 2
+        lam, dual = lam + gain * move, value
         mean, covariance, effective = found.mean, found.covariance, found.effective.min()
     sampler.prepare(lam)
     return lam
