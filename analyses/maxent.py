@@ -12,6 +12,7 @@ from analyses.lifts import Lift, lift_frequencies
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
 from manifold.errors import InputError, NotConvergedError, RhoscopeError
+from manifold.euclidean import check_integrable
 from manifold.expressions import parse_monomials
 from manifold.faces import Face, FaceFit, exposed_face, fit_anywhere, fit_on_face
 from manifold.fitting import MaxEntFit
@@ -20,7 +21,7 @@ from manifold.moment_body import support_function
 from manifold.monomials import Monomials
 from manifold.sampled_fits import SampledFit, fit_by_sampling
 from manifold.sampling import draw
-from manifold.spaces import Space, parse_space
+from manifold.spaces import Euclidean, Space, parse_space
 from spectra.networks import GroupNetwork
 
 NEAR_FACE = 0.97
@@ -63,6 +64,11 @@ def fit_moments(
 
 
 def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, seed: int, progress: Progress):
+    if isinstance(space, Euclidean):  # names a direction of growth if no density of this kind is integrable
+        check_integrable(monomials, -np.ones(len(monomials)))
+        raise InputError(
+            f"{space.name}: moments are fitted on compact spaces; integrate densities with manifold.euclidean"
+        )
     if method == "sampling":
         return fit_by_sampling(space, monomials, moments, seed=seed, report=progress)
     family = MaxEntFamily(space, monomials, seed=seed)
