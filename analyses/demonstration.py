@@ -12,7 +12,10 @@ import xarray as xr
 
 from analyses.checkpoint import Question, analyze
 from analyses.figures import check_format
+from analyses.maxent import document_of_network
+from analyses.maxent_data import study_of
 from analyses.report import write_report
+from analyses.runs import Run
 from analyses.sections import document_of, measured, percent, scientific
 from analyses.studies import Progress, silent, write_study
 from analyses.subjects import subject_of
@@ -74,6 +77,16 @@ def large_network(stage: Stage) -> dict[str, xr.Dataset]:
     return {"z23-trajectory": follow(run, seed=stage.seed, device=stage.device, progress=stage.progress)}
 
 
+def least_committed(stage: Stage) -> dict[str, xr.Dataset]:
+    """The maximum-entropy measures with the symbols of the larger network's heaviest frequencies."""
+    run = Run.open(stage.run_folder("z23"))
+    checkpoint = run.read(run.steps[-1])
+    document = document_of_network(
+        run.layout.network(checkpoint), checkpoint, frequencies=3, seed=stage.seed, progress=stage.progress
+    )
+    return {"z23-maxent": study_of(document, seed=stage.seed)}
+
+
 def _tell_small(documents: dict[str, dict[str, Any]]) -> list[str]:
     course, end = documents["z7-trajectory"], documents["z7-checkpoint"]
     spectrum = end["spectrum"]
@@ -90,6 +103,12 @@ def _tell_small(documents: dict[str, dict[str, Any]]) -> list[str]:
 
 def _tell_large(documents: dict[str, dict[str, Any]]) -> list[str]:
     return [_tell_training(documents["z23-trajectory"])]
+
+
+def _tell_maxent(documents: dict[str, dict[str, Any]]) -> list[str]:
+    fits = [f for f in documents["z23-maxent"]["fits"] if f["converged"]]
+    told = ", ".join(f"k = {'x'.join(map(str, f['k']))}: {100 * f['boundary_ratio']:.1f} %" for f in fits)
+    return [f"symbols of the heaviest frequencies against the largest that any measure has: {told}"]
 
 
 def _tell_training(course: dict[str, Any]) -> str:
@@ -110,6 +129,7 @@ def _describe(sizes: dict[str, Any]) -> str:
 PARTS: tuple[Part, ...] = (
     Part(f"{_describe(SMALL)}; potentials and complete spectrum at 41 steps", small_network, _tell_small),
     Part(f"{_describe(LARGE)}; potentials", large_network, _tell_large),
+    Part("its least committed measures, 3 frequencies", least_committed, _tell_maxent),
 )
 
 

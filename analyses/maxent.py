@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from analyses.lifts import Lift
+from analyses.checkpoints import Checkpoint
+from analyses.lifts import Lift, lift_frequencies
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
 from manifold.errors import InputError, NotConvergedError, RhoscopeError
+from manifold.euclidean import check_integrable
 from manifold.expressions import parse_monomials
 from manifold.faces import Face, FaceFit, exposed_face, fit_anywhere, fit_on_face
 from manifold.fitting import MaxEntFit
@@ -19,7 +21,8 @@ from manifold.moment_body import support_function
 from manifold.monomials import Monomials
 from manifold.sampled_fits import SampledFit, fit_by_sampling
 from manifold.sampling import draw
-from manifold.spaces import Space, parse_space
+from manifold.spaces import Euclidean, Space, parse_space
+from spectra.networks import GroupNetwork
 
 NEAR_FACE = 0.97
 
@@ -61,6 +64,11 @@ def fit_moments(
 
 
 def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, seed: int, progress: Progress):
+    if isinstance(space, Euclidean):  # names a direction of growth if no density of this kind is integrable
+        check_integrable(monomials, -np.ones(len(monomials)))
+        raise InputError(
+            f"{space.name}: moments are fitted on compact spaces; integrate densities with manifold.euclidean"
+        )
     if method == "sampling":
         return fit_by_sampling(space, monomials, moments, seed=seed, report=progress)
     family = MaxEntFamily(space, monomials, seed=seed)
@@ -121,6 +129,23 @@ def face_document(face: Face, monomials: Monomials, fit: FaceFit | None = None) 
             "fisher_rank": fit.fit.fisher_rank if fit.fit else 0, "moment_error": fit.moment_error,
         }  # fmt: skip
     return document
+
+
+def document_of_network(
+    network: GroupNetwork, checkpoint: Checkpoint, *, base: str = "frequency-sphere", symbols: str = "target",
+    frequencies: int = 12, seed: int = 0, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """The heaviest frequencies of one checkpoint, as the JSON document of the command."""
+    a, b, c = (z.numpy() for z in network.coefficients())
+    lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)[:frequencies]
+    fits = []
+    for number, lift in enumerate(lifts):
+        progress(number, len(lifts), f"frequency {lift.k}")
+        fits.append(analyse_lift(lift, seed=seed))
+    return {
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "base": base, "symbols": symbols, "fits": fits,
+    }  # fmt: skip
 
 
 def analyse_lift(

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from analyses.maxent_runs import add_trajectory
+from analyses.studies import plain, provenance
+
+
+def study_of(document: dict[str, Any], *, seed: int) -> xr.Dataset:
+    """The finished study: `to_dataset`, its trajectory, provenance and the document itself as summary."""
+    document["provenance"] = provenance(seed=seed)
+    study = to_dataset(document)
+    study.attrs |= {"study": "maxent", "summary": dumps(plain(document))}
+    return add_trajectory(study, document["trajectory"]) if "trajectory" in document else study
 
 
 def to_dataset(document: dict[str, Any]) -> xr.Dataset:

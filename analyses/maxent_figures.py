@@ -23,7 +23,7 @@ def maxent_figures(study: xr.Dataset) -> dict[str, Figure]:
     dict of str to Figure
     """
     figures = {}
-    if "boundary_ratio" in study:
+    if "empirical_entropy" in study:
         figures["entropies"] = frequency_figure(study)
     if "neuron_phase" in study:
         figures["torus"] = torus_figure(study)
@@ -45,7 +45,7 @@ def frequency_figure(study: xr.Dataset) -> Figure:
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.plot(places, study["entropy"], "o", color=BLUE, label="maximum entropy $h(\\mu^*)$")
-    known = bool(study["entropy_bias"].notnull().all())
+    known = "entropy_bias" in study and bool(study["entropy_bias"].notnull().all())
     empirical = study["empirical_entropy"] - (study["entropy_bias"] if known else 0)
     label = "neurons $h(\\mu)$, bias " + ("removed" if known else "not removed")
     left.plot(places, empirical, "s", mfc="white", color=ORANGE, label=label)

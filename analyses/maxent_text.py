@@ -7,7 +7,8 @@ from typing import Any
 GLOSSARY = {
     "entropy": "Entropy is counted against the uniform measure: 0 is total ignorance, each lost nat divides "
     "the effective volume by e.",
-    "gap": "The entropy gap is h(mu*) - h(mu) = KL(mu || mu*): what the network knows beyond these symbols.",
+    "gap": "The entropy gap is h(mu*) - h(mu) = KL(mu || mu*): what the network knows beyond these symbols. "
+    "It is never negative: a negative estimate is the scatter of few neurons.",
     "singular": "Singular: the neurons fill a set of lower dimension than the space, so their true entropy "
     "is minus infinity and the finite gap only measures it at the resolution of the sample.",
     "face": "Face: moments on the boundary of what any measure can have force all mass onto the set where "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from manifold.boxes import Boxes, BoxIntegrator
 from manifold.errors import NotConvergedError
 from manifold.integrals import MAX_NODES, Cumulants, Integrator, Rule
 from manifold.polynomials import Terms
@@ -17,6 +18,7 @@ from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, gl
 
 FINE, COARSE = 1e-14, 1e-5
 GLOBAL_LIMIT, GLOBAL_NODES = 256, 5e6
+BOX_AXES, BOX_NODES = 3, 2e6
 _SUPPORT = 1e-22
 _PANEL_DEGREE = 72
 
@@ -46,6 +48,7 @@ class AdaptiveIntegrator:
             self._unique.append((unique, inverse.ravel()))
         self._points = self._scatter()
         self._last: tuple[np.ndarray, Rule] | None = None
+        self.boxes = BoxIntegrator(terms, self.half) if 1 < len(self.axes) <= BOX_AXES else None
 
     def _axis_degree(self, a: int) -> int:
         axis = self.axes[a]
@@ -236,37 +239,47 @@ class AdaptiveIntegrator:
         return False
 
     def cumulants(
-        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, extra: int = 0
-    ) -> tuple[Cumulants, Rule]:
+        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0
+    ) -> tuple[Cumulants, Rule | Boxes]:
         """Log-partition and moments on a rule chosen for ``lam``, and that rule.
 
-        ``extra`` more nodes per axis give a second rule that shares no node with the first: agreement of
-        the two measures the quadrature error.
+        ``growth`` times and ``extra`` more nodes per axis give a second rule that shares no node with the
+        first: agreement of the two measures the quadrature error.
         """
-        rule = self.rule_for(lam, tol=tol)
-        if extra:
+        needed = self._needed(lam, tol)
+        wide = max(needed, default=0) > GLOBAL_LIMIT or self._nodes(needed) > BOX_NODES
+        if self.boxes is not None and wide:
+            return self.boxes.cumulants(lam, order=order, tol=tol, growth=growth, extra=extra)
+        rule = self.rule_for(lam, needed, tol=tol)
+        if extra or growth > 1:
+
+            def more(nodes: int) -> int:
+                return 2 * int(np.ceil(growth * nodes / 2)) + extra
+
             rule = self._make(
-                [
-                    e + extra if isinstance(e, int) else (e[0], tuple(n + extra for n in e[1]))
-                    for e in rule.key
-                ]
+                [more(e) if isinstance(e, int) else (e[0], tuple(map(more, e[1]))) for e in rule.key]
             )
         return self.integrator.evaluate(lam, rule, order=order), rule
 
-    def rule_for(self, lam: np.ndarray, *, tol: float = FINE) -> Rule:
+    def _nodes(self, needed: list[int]) -> float:
+        """Nodes of a global product rule, halved axes counted by half."""
+        return float(np.prod([n / (1 + h) for n, h in zip(needed, self.half, strict=True)], dtype=float))
+
+    def rule_for(self, lam: np.ndarray, needed: list[int], *, tol: float = FINE) -> Rule:
         """A rule that integrates ``exp(lambda . f)`` and its first moments to about ``tol``.
+
+        ``needed`` are the node counts of a global rule.
 
         Raises
         ------
         NotConvergedError
             If the concentrated density could not be followed to this lambda.
         """
-        needed = self._needed(lam, tol)
         if self._last is not None and self._last[1].local:
             warm = self._warm(lam, tol)
             if warm is not None:
                 return warm
-        nodes = np.prod([n / (1 + h) for n, h in zip(needed, self.half, strict=True)], dtype=float)
+        nodes = self._nodes(needed)
         if (max(needed) <= 96 and nodes <= MAX_NODES / 4) or (
             max(needed) <= GLOBAL_LIMIT and nodes <= GLOBAL_NODES
         ):

@@ -183,11 +183,11 @@ class _Dual:
         self.touching: bool | None = None
         self.last = np.zeros(family.rank)
 
-    def cumulants(self, point: np.ndarray, order: int, tol: float, extra: int = 0):
+    def cumulants(self, point: np.ndarray, order: int, tol: float, growth: float = 1.0, extra: int = 0):
         self.last = point
         lam = np.zeros(len(self.family))
         lam[self.family.independent] = point
-        found = self.family.evaluate(lam, order=order, tol=tol, extra=extra)
+        found = self.family.evaluate(lam, order=order, tol=tol, growth=growth, extra=extra)
         keep = self.family.independent
         covariance = None if found.covariance is None else found.covariance[np.ix_(keep, keep)]
         return found.log_partition, found.mean[keep], covariance, found.marginals
@@ -282,11 +282,11 @@ class _Dual:
 
     def polish(self, point: np.ndarray, steps: int, method: str) -> MaxEntFit:
         """Chord steps on fine rules; the last residual is measured with more nodes than made the point."""
-        value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
+        covariance = self.cumulants(point, 2, COARSE)[2]
         errors: list[float] = []
-        best = None
-        for attempt in range(8):
-            value, mean, _, sizes = self.cumulants(point, 1, FINE, extra=2 * (attempt % 2))
+        best, growth = None, 1.0
+        for attempt in range(14):
+            value, mean, _, sizes = self.cumulants(point, 1, FINE, growth, extra=2 * (attempt % 2))
             gradient = mean - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
@@ -294,15 +294,22 @@ class _Dual:
             if best is None or decrement < best[0]:
                 best = (decrement, point, value, mean, sizes)
             floor = self._floor(point, covariance)
-            if attempt and (decrement <= floor or decrement > 0.3 * min(errors[:-1])):
+            if attempt and decrement <= floor:
                 break
+            if attempt and decrement > 0.3 * min(errors[:-1]):
+                if growth > 3 or best[0] < max(1e-8, 50 * floor):
+                    break
+                growth *= 1.4  # the slices that chose the rule missed a narrow or rare mode
+                covariance = self.cumulants(point, 2, COARSE, growth)[2]
+                direction = -solve_scaled(covariance, gradient)
             point = point + direction
         decrement, point, value, mean, sizes = best
         lam = np.zeros(len(self.family))
         lam[self.family.independent] = point
         moment_error = float(np.max(np.abs(mean - self.target) / self.unit))
         nodes = float(np.prod([np.prod(s, dtype=float) for s in sizes]))
-        information = self.family.evaluate(lam, order=2, tol=FINE if nodes < 3e5 else COARSE).covariance
+        tol = FINE if nodes < 3e5 else COARSE
+        information = self.family.evaluate(lam, order=2, tol=tol, growth=growth).covariance
         keep = self.family.independent
         scale = np.sqrt(np.diag(information)[keep].clip(min=np.finfo(float).tiny))
         values = np.linalg.eigvalsh(information[np.ix_(keep, keep)] / np.outer(scale, scale))

@@ -81,7 +81,8 @@ class MaxEntFamily:
             )
         if not all(isinstance(f, Sphere) for f in space.factors):
             raise InputError(
-                f"{space.name}: no quadrature here, expected spheres and products; use the sampler"
+                f"{space.name}: no quadrature here, expected spheres and their products; use the sampler "
+                "(--method sampling)"
             )
         self.space, self.monomials, self.seed = space, monomials, seed
         self._parts = [
@@ -154,7 +155,9 @@ class MaxEntFamily:
         """Dimension of the family as a Riemannian manifold: the rank of the Fisher information."""
         return len(self.independent)
 
-    def evaluate(self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, extra: int = 0) -> Cumulants:
+    def evaluate(
+        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0
+    ) -> Cumulants:
         """Log-partition, mean and (``order=2``) Fisher information at ``lambda``.
 
         Parameters
@@ -163,8 +166,10 @@ class MaxEntFamily:
         order : {1, 2}
         tol : float
             Target relative error of the quadrature; rounding limits it near 1e-14.
+        growth : float
+            Factor on the nodes of every axis.
         extra : int
-            More nodes per axis than needed (see `AdaptiveIntegrator.cumulants`).
+            More nodes per axis than that (see `AdaptiveIntegrator.cumulants`).
 
         Returns
         -------
@@ -180,14 +185,14 @@ class MaxEntFamily:
         lam = np.atleast_1d(np.asarray(lam, dtype=float))
         if lam.shape != (len(self),) or not np.isfinite(lam).all():
             raise InputError(f"lambda: expected {len(self)} finite numbers, got {lam.tolist()}")
-        key = (lam.tobytes(), order, tol, extra)
+        key = (lam.tobytes(), order, tol, growth, extra)
         if key not in self._memory:
             if len(self._memory) > 8:
                 self._memory.clear()
-            self._memory[key] = self._evaluate(lam, order, tol, extra)
+            self._memory[key] = self._evaluate(lam, order, tol, growth, extra)
         return self._memory[key]
 
-    def _evaluate(self, lam: np.ndarray, order: int, tol: float, extra: int) -> Cumulants:
+    def _evaluate(self, lam: np.ndarray, order: int, tol: float, growth: float, extra: int) -> Cumulants:
         log_partition, mean = 0.0, np.zeros(len(self))
         covariance = np.zeros((len(self), len(self))) if order == 2 else None
         sizes = []
@@ -196,7 +201,7 @@ class MaxEntFamily:
                 mean[index] = part.terms.coefficients.real.sum() if len(part.terms.coefficients) else 0.0
                 log_partition += float(lam[index] @ mean[index])
                 continue
-            found, rule = part.cumulants(lam[index], order=order, tol=tol, extra=extra)
+            found, rule = part.cumulants(lam[index], order=order, tol=tol, growth=growth, extra=extra)
             sizes.append(rule.sizes)
             log_partition += found.log_partition
             mean[index] = found.mean

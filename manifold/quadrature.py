@@ -9,7 +9,7 @@ from scipy.special import betaln, roots_jacobi
 
 from manifold.errors import InputError
 from manifold.polynomials import Axis
-from manifold.spaces import Space
+from manifold.spaces import Space, Sphere
 
 Panels = tuple[tuple[float, float], ...]
 
@@ -122,7 +122,7 @@ def product_rule(space: Space, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """
     points, weights = np.zeros((1, 0)), np.ones(1)
     for factor in space.factors:
-        if not hasattr(factor, "ambient") or not factor.name.startswith("S") or "(" in factor.name:
+        if not isinstance(factor, Sphere):
             raise InputError(f"quadrature: expected spheres and their products, got {factor.name}")
         angle, w = global_rule(Axis(0, 0, 0), nodes)
         x = np.stack([np.cos(angle), np.sin(angle)], 1)

@@ -21,6 +21,7 @@ from manifold.monomials import Monomials
 from manifold.spaces import Space
 
 RHAT_LIMIT = 1.02
+MOST_LEAPS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,7 @@ class TemperedSampler:
         self.points = torch.zeros(0)
         self.log_step = torch.zeros(0)
         self.acceptance = 1.0
+        self.leaps = MOST_LEAPS // 2
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=self.generator).to(self.device)
@@ -113,9 +115,23 @@ class TemperedSampler:
 
     # --- moves ------------------------------------------------------------------------------------
 
-    def move(self, points: Tensor, lam: Tensor, beta: Tensor, log_step: Tensor) -> tuple[Tensor, Tensor]:
-        """One HMC step of every chain (own beta and step); new points and acceptance probabilities."""
-        step = (log_step.exp() * (0.7 + 0.6 * self._uniform(len(points))))[:, None]
+    def move(
+        self, points: Tensor, lam: Tensor, beta: Tensor, log_step: Tensor, *, leaps: int,
+        trace: Callable[[int, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One HMC step of every chain (own beta and step); new points and acceptance probabilities.
+
+        Parameters
+        ----------
+        points : Tensor, shape (chains, ambient)
+        lam : Tensor, shape (m,)
+        beta, log_step : Tensor, shape (chains,)
+        leaps : int
+            Leapfrog steps.
+        trace : callable, optional
+            Called as ``trace(leap, position)`` along the trajectory.
+        """
+        step = (log_step.exp() * (0.8 + 0.4 * self._uniform(len(points))))[:, None]
         scale = beta[:, None]
 
         def slope(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +142,13 @@ class TemperedSampler:
         velocity = self.space.tangent(points, self._normal(*points.shape))
         start = level - velocity.square().sum(-1) / 2
         position = points
-        for _ in range(int(torch.randint(6, 13, (1,), generator=self.generator))):
+        for leap in range(1, leaps + 1):
             velocity = velocity + step / 2 * force
             position, velocity = self._geodesic(position, velocity, step)
             level, force = slope(position)
             velocity = velocity + step / 2 * force
+            if trace is not None:
+                trace(leap, position)
         probability = (level - velocity.square().sum(-1) / 2 - start).clamp(max=0).exp()
         accept = self._uniform(len(points)) < probability
         return self.space.project(torch.where(accept[:, None], position, points)), probability
@@ -159,7 +177,9 @@ class TemperedSampler:
             chosen = torch.multinomial(weights.cpu(), count, replacement=True, generator=self.generator)
             points = points[chosen.to(self.device)]
             for _ in range(6):
-                points, accepted = self.move(points, lam_t, torch.full_like(log_step, beta), log_step)
+                points, accepted = self.move(
+                    points, lam_t, torch.full_like(log_step, beta), log_step, leaps=MOST_LEAPS // 2
+                )
                 log_step = (log_step + 0.5 * (accepted.mean() - 0.8)).clamp(max=0.3)
             betas.append(beta)
             clouds.append(points)
@@ -197,20 +217,33 @@ class TemperedSampler:
         lam_t = torch.as_tensor(np.asarray(lam), dtype=torch.float64, device=self.device)
         temperatures = len(self.betas)
         beta = self.betas.repeat_interleave(self.columns)
-        records, energies = [], []
+        records, energies, rates = [], [], []
         swaps = torch.zeros(temperatures - 1, 2, dtype=torch.float64)
-        rates = []
+        jumps = _Jumps(self.form.values, self.columns)
         for sweep in range(warmup + sweeps):
             flat = self.points.reshape(-1, self.points.shape[-1])
-            flat, accepted = self.move(flat, lam_t, beta, self.log_step.repeat_interleave(self.columns))
+            tuning = sweep < warmup
+            if tuning:
+                jumps.begin(flat)
+            flat, accepted = self.move(
+                flat, lam_t, beta, self.log_step.repeat_interleave(self.columns),
+                leaps=MOST_LEAPS if tuning else self.leaps, trace=jumps.see if tuning else None,
+            )  # fmt: skip
             self.points = flat.reshape(self.points.shape)
+            self.points[0] = self.space.uniform(self.columns, generator=self.generator).to(self.device)
+            flat = self.points.reshape(flat.shape)
             rate = accepted.reshape(temperatures, self.columns).mean(1)
-            rates.append(float(rate.mean()))
-            if sweep < warmup:
+            if tuning:
                 self.log_step = (self.log_step + 0.3 * (rate - 0.8)).clamp(max=0.3)
+                if sweep < warmup // 2:  # steps still settle
+                    jumps = _Jumps(self.form.values, self.columns)
+                elif sweep == warmup - 1:
+                    self.leaps = jumps.best(float(rate[-1]))
+            else:
+                rates.append(float(rate.mean()))
             energy = self.form(flat, lam_t)[0].reshape(temperatures, self.columns)
             energy = self._exchange(energy, sweep % 2, swaps)
-            if sweep >= warmup:
+            if not tuning:
                 records.append(self.form.values(self.points[-1]).cpu().numpy())
                 energies.append(energy.cpu().numpy())
             if report is not None:
@@ -260,6 +293,40 @@ class TemperedSampler:
         partial = np.array([chain(np.setdiff1d(np.arange(columns), g)) for g in groups])
         n = len(groups)
         return float(total), float(np.sqrt((n - 1) / n * ((partial - partial.mean()) ** 2).sum()))
+
+
+class _Jumps:
+    """How far the monomials of the coldest chains travel along trajectories: chooses their length.
+
+    The lag-one correlation after l leaps is ``rho = 1 - E (r(l) - r(0))^2 / (2 var r)``; the effective
+    sample per gradient, ``(1 - rho) / (1 + rho) / (l + 1)``, is made largest for the slowest monomial.
+    """
+
+    def __init__(self, values: Callable[[Tensor], Tensor], columns: int):
+        self.values, self.columns = values, columns
+        self.squares: dict[int, Tensor] = {}
+        self.starts: list[Tensor] = []
+
+    def begin(self, points: Tensor) -> None:
+        """A trajectory starts."""
+        self.starts.append(self.values(points[-self.columns :]))
+
+    def see(self, leap: int, position: Tensor) -> None:
+        """It is at its ``leap``-th point."""
+        jump = (self.values(position[-self.columns :]) - self.starts[-1]).square().mean(0)
+        self.squares[leap] = self.squares.get(leap, 0) + jump
+
+    def best(self, rate: float) -> int:
+        """Leaps to take, given the acceptance rate of the longest trajectories."""
+        variance = torch.cat(self.starts).var(0).clamp_min(1e-300)
+        chosen, most = MOST_LEAPS, 0.0
+        for leap, total in sorted(self.squares.items()):
+            correlation = 1 - rate * total / len(self.starts) / (2 * variance)
+            slowest = float(correlation.max().clamp(-0.5, 0.999))
+            gain = (1 - slowest) / (1 + slowest) / (leap + 1)
+            if gain > most:
+                chosen, most = leap, gain
+        return chosen
 
 
 def _next_beta(energy: Tensor, beta: float, overlap: float) -> float:
@@ -316,5 +383,5 @@ def draw(
     beta = torch.ones(count, dtype=torch.float64)
     step = sampler.log_step[-1].expand(count)
     for _ in range(moves):
-        points, _ = sampler.move(points, lam_t, beta, step)
+        points, _ = sampler.move(points, lam_t, beta, step, leaps=MOST_LEAPS // 2)
     return points.numpy()

@@ -16,6 +16,7 @@ from manifold.errors import InputError
 
 GRAMMAR = (
     "S<d> (unit sphere of dimension d in R^(d+1)), T<d> (torus of d circles), R<d> (Euclidean), "
+    "SO<d> (rotations, d x d matrices row by row), V<n>,<p> (orthonormal p-frames, n x p row by row), "
     "and products such as S2xS1"
 )
 
@@ -198,7 +199,7 @@ class Stiefel(Space):
         if not 1 <= self.p < self.n:
             raise InputError(f"Stiefel: expected 1 <= p < n, got n = {self.n}, p = {self.p}")
 
-    name = property(lambda self: f"Stiefel({self.n},{self.p})", doc="``Stiefel(n,p)``.")
+    name = property(lambda self: f"V{self.n},{self.p}", doc="``V<n>,<p>``.")
     ambient = property(lambda self: self.n * self.p, doc="``n p``.")
     dimension = property(lambda self: self.n * self.p - self.p * (self.p + 1) // 2, doc="Dimension.")
 
@@ -264,7 +265,7 @@ class SpecialOrthogonal(Stiefel):
     def __post_init__(self) -> None:
         """Checked on construction."""
 
-    name = property(lambda self: f"SO({self.n})", doc="``SO(d)``.")
+    name = property(lambda self: f"SO{self.n}", doc="``SO<d>``.")
     dimension = property(lambda self: self.n * (self.n - 1) // 2, doc="``d(d-1)/2``.")
 
     @property
@@ -361,7 +362,7 @@ def Torus(dimension: int) -> Space:
 
 
 def parse_space(name: str) -> Space:
-    """Read the name of a space: ``S5``, ``T3``, ``R2``, ``S2xS1``.
+    """Read the name of a space: ``S5``, ``T3``, ``R2``, ``S2xS1``, ``SO3``, ``V4,2``.
 
     Parameters
     ----------
@@ -377,11 +378,14 @@ def parse_space(name: str) -> Space:
     InputError
         If the name does not follow the grammar or the dimension is above 4096.
     """
-    kinds = {"S": Sphere, "T": Torus, "R": Euclidean}
+    kinds = {"S": Sphere, "T": Torus, "R": Euclidean, "SO": SpecialOrthogonal, "V": Stiefel}
     parts = []
     for word in name.replace(" ", "").upper().split("X"):
-        match = re.fullmatch(r"([STR])([1-9][0-9]{0,3})", word)
-        if match is None or int(match[2]) > 4096:
+        match = re.fullmatch(
+            r"(?:(SO|[STR])([1-9][0-9]{0,3}))|(?:(V)([1-9][0-9]{0,2}),([1-9][0-9]{0,2}))", word
+        )
+        sizes = [] if match is None else [int(v) for v in match.groups() if v and v.isdigit()]
+        if match is None or max(sizes) > 4096:
             raise InputError(f"space: expected {GRAMMAR}; got {name!r}")
-        parts.append(kinds[match[1]](int(match[2])))
+        parts.append(kinds[match[1] or match[3]](*sizes))
     return parts[0] if len(parts) == 1 else Product(tuple(parts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +36,10 @@ from analyses.commands.options import (
 )
 from analyses.lifts import BASES, SYMBOLS, lift_frequencies
 from analyses.maxent import analyse_lift, fit_moments
-from analyses.maxent_data import to_dataset
-from analyses.maxent_runs import add_trajectory, trajectory_document
+from analyses.maxent_data import study_of
+from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.runs import read_target
-from analyses.studies import plain, provenance
 from manifold.errors import InputError
 
 METHODS = ("newton", "trust-regions", "sampling")
@@ -159,11 +157,7 @@ def register(app: typer.Typer) -> None:
             if document is None:
                 return
             text = summary_of_fits(document)
-        document["provenance"] = provenance(seed=seed)
-        study = to_dataset(document)
-        study.attrs |= {"study": "maxent", "summary": dumps(plain(document))}
-        if "trajectory" in document:
-            study = add_trajectory(study, document["trajectory"])
+        study = study_of(document, seed=seed)
         if report is not None:
             from analyses.report import write_report
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from analyses.maxent import analyse_lift, fit_moments
 from analyses.maxent_data import to_dataset
 from analyses.maxent_figures import maxent_figures, sphere_figure
 from analyses.studies import read_study
-from manifold.errors import InfeasibleMomentsError, InputError
+from manifold.errors import InfeasibleMomentsError, InputError, NotIntegrableError
 from manifold.groups import FiniteAbelianGroup
 
 CUBIC = "Re(z1*z2*conj(z3))"
@@ -64,6 +65,23 @@ def test_infeasible_moments_exit_with_their_certificate():
 )
 def test_bad_input(arguments):
     assert isinstance(run(*arguments).exception, InputError)
+
+
+def test_a_growing_density_names_its_direction():
+    found = run("--space", "R2", "--monomials", "x1^3;x2^2", "--moments", "0.1,0.2")
+    assert isinstance(found.exception, NotIntegrableError)
+    assert found.exception.exit_code == 2
+    assert "along [-1." in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("monomials", "moments", "words"),
+    [("x1^2;x2^2;x3^2", "0.3,0.3,0.3", "= 1 "), ("x1^2", "nan", "finite"), ("x1*", "0.1", "x1\\^2")],
+)
+def test_messages_name_the_cause(monomials, moments, words):
+    found = run("--space", "S2", "--monomials", monomials, "--moments", moments)
+    assert found.exception.exit_code == 2
+    assert re.search(words, str(found.exception))
 
 
 def test_dry_run_writes_nothing_to_stdout(capsys):

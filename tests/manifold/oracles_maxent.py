@@ -56,7 +56,9 @@ def disjoint_cubes(lams):
     j = np.arange(top)
     total = np.array([0.0])
     for lam in lams:
-        logs = np.log(2) + 2 * j * np.log(lam / 2) + gammaln(j + 1) - gammaln(3 * j + 3)
+        if lam == 0:  # a block without a term: f_b = 1
+            continue
+        logs = np.log(2) + 2 * j * np.log(abs(lam) / 2) + gammaln(j + 1) - gammaln(3 * j + 3)
         logs = logs + gammaln(3 + 3 * j) - gammaln(3)
         size = min(len(total) + top - 1, 2 * top)
         merged = np.full(size, -np.inf)
@@ -72,6 +74,9 @@ def disjoint_cube_moments(lams, *, step=1e-4):
     """E Re(z_b1 z_b2 conj z_b3) by central differences of the exact log Z."""
     result = []
     for b, lam in enumerate(lams):
+        if lam == 0:  # odd in z_b3
+            result.append(0.0)
+            continue
         up, down = list(lams), list(lams)
         up[b], down[b] = lam * (1 + step), lam * (1 - step)
         result.append((disjoint_cubes(up) - disjoint_cubes(down)) / (2 * step * lam))

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -126,6 +128,23 @@ def test_inverse_problem(space, seed):
     newton = fit(tested, rho)
     assert np.abs(newton.lam - lam).max() <= 1e-8 * newton.condition**0.5 * np.abs(lam).max()
     assert newton.moment_error < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["S1", "S2", "S3", "S4", "T1", "T2", "T3", "S2xS1", "T4", "S5"])
+def test_two_hundred_inverse_problems(space):
+    """Lambda to 1e-8 relative to the conditioning, and in time (run with -s for the figures)."""
+    seconds, errors = [], []
+    for seed in range(200):
+        tested, lam, rho = random_problem(space, seed)
+        begin = time.perf_counter()
+        newton = fit(MaxEntFamily(tested.space, tested.monomials), rho)
+        seconds.append(time.perf_counter() - begin)
+        errors.append(np.abs(newton.lam - lam).max() / (newton.condition**0.5 * np.abs(lam).max()))
+    print(f"{space}: median {np.median(seconds):.3f} s, worst {max(seconds):.2f} s, error {max(errors):.1e}")
+    assert max(errors) < 1e-8
+    assert np.median(seconds) < 0.2
+    assert max(seconds) < {"T4": 3, "S5": 10}.get(space, 1)
 
 
 @pytest.mark.parametrize("space", ["S2", "T2", "S2xS1"])

@@ -85,17 +85,19 @@ def test_sampled_fit_of_two_blocks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lam", [[200.0] * 11, [600.0] + [30.0] * 10], ids=["equal", "one"])
+@pytest.mark.parametrize("lam", [[200.0] * 11, [600.0] + [0.0] * 10], ids=["equal", "one"])
 def test_eleven_blocks_on_s65(lam):
-    """Fit within 0.02 standard deviations plus Monte-Carlo error; log Z within its stated error."""
+    """Fit to 0.02 standard deviations, judged by the exact moments; log Z within its stated error."""
     space, monomials = cubes(11)
-    sampler = TemperedSampler(space, monomials, columns=64, seed=0)
-    sampler.prepare(lam)
-    found = sampler.run(lam, sweeps=300, warmup=80)
-    exact = disjoint_cube_moments(lam)
-    deviation = np.sqrt(np.diag(found.covariance))
-    assert (np.abs(found.mean - exact) < 4 * found.standard_error + 0.02 * deviation).all()
-    assert abs(found.log_partition - disjoint_cubes(lam)) < 4 * found.log_partition_error
+    rho = disjoint_cube_moments(lam)
+    found = fit_by_sampling(space, monomials, rho, seed=0)
+    deviation = np.sqrt(np.diag(found.samples.covariance))
+    exact = disjoint_cube_moments(found.lam)
+    assert (np.abs(exact - rho) < 0.02 * deviation).all()
+    assert (found.samples.rhat < 1.02).all()
+    assert (
+        abs(found.samples.log_partition - disjoint_cubes(found.lam)) < 4 * found.samples.log_partition_error
+    )
 
 
 @pytest.mark.slow
@@ -114,26 +116,50 @@ def test_competing_blocks_are_mixed_or_refused():
         assert np.abs(samples.mean - rho).max() < 0.1 * np.sqrt(samples.covariance.diagonal().max())
 
 
+def exact_height(kappa, dimension, rng):
+    """An exact draw of x_1 under exp(kappa x_1), by its distribution function."""
+    height = np.linspace(-1, 1, 40001)[1:-1]
+    logs = kappa * height + (dimension - 3) / 2 * np.log1p(-(height**2))
+    cdf = np.cumsum(np.exp(logs - logs.max()))
+    return np.interp(rng.random(), cdf / cdf[-1], height)
+
+
 @pytest.mark.slow
 def test_simulation_based_calibration():
-    """50 von Mises-Fisher families up to dimension 64: ranks of exact draws uniform, coverage right."""
-    ranks, covered, log_z = [], 0, 0
+    """50 random families up to dimension 64: ranks of exact draws uniform, coverage right.
+
+    Two thirds are von Mises-Fisher laws in a random direction, the others sums of 2 to 10 cubic blocks.
+    """
+    ranks, covered, asked, log_z = [], 0, 0, 0
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        dimension = int(rng.integers(3, 65))
-        kappa = float(rng.uniform(0.5, 2.0) * dimension)
-        monomials = Monomials(np.eye(dimension, dtype=int)[:1])
-        found = TemperedSampler(Sphere(dimension - 1), monomials, columns=32, seed=seed).run(
-            [kappa], sweeps=60, warmup=30
-        )
-        value, mean = von_mises_fisher(kappa, dimension)
-        covered += abs(found.mean[0] - mean) < 1.96 * found.standard_error[0]
-        log_z += abs(found.log_partition - value) < 1.96 * found.log_partition_error
-        height = np.linspace(-1, 1, 40001)[1:-1]
-        logs = kappa * height + (dimension - 3) / 2 * np.log1p(-(height**2))
-        cdf = np.cumsum(np.exp(logs - logs.max()))
-        exact = np.interp(rng.random(), cdf / cdf[-1], height)
-        ranks.append((found.points[:, 0] < exact).mean())
-    assert kstest(np.array(ranks) + rng.uniform(-1, 1, 50) / 64, "uniform").pvalue > 0.01
-    assert covered >= 42
-    assert log_z >= 42
+        if seed % 3:
+            dimension = int(rng.integers(3, 65))
+            kappa = float(rng.uniform(0.5, 2.0) * dimension)
+            axis = rng.normal(size=dimension)
+            axis /= np.linalg.norm(axis)
+            space, monomials, lam = (
+                Sphere(dimension - 1),
+                Monomials(np.eye(dimension, dtype=int)),
+                kappa * axis,
+            )
+            value, mean = von_mises_fisher(kappa, dimension)
+            exact = mean * axis
+        else:
+            blocks = int(rng.integers(2, 11))
+            space, monomials = cubes(blocks)
+            lam = rng.uniform(5, 15 * blocks, blocks)
+            value, exact = disjoint_cubes(lam), disjoint_cube_moments(lam)
+        found = TemperedSampler(space, monomials, columns=32, seed=seed).run(lam, sweeps=60, warmup=30)
+        # 2.04 standard errors of 32 columns hold 95 % (Student)
+        covered += int((np.abs(found.mean - exact) < 2.04 * found.standard_error).sum())
+        asked += len(exact)
+        log_z += abs(found.log_partition - value) < 2.04 * found.log_partition_error
+        if seed % 3:
+            ranks.append((found.points @ axis < exact_height(kappa, dimension, rng)).mean())
+    ranks = np.array(ranks)
+    print(f"moments {covered} of {asked} covered, log Z {log_z} of 50, ranks p = "
+          f"{kstest(ranks + rng.uniform(-1, 1, len(ranks)) / 64, 'uniform').pvalue:.2f}")  # fmt: skip
+    assert kstest(ranks + rng.uniform(-1, 1, len(ranks)) / 64, "uniform").pvalue > 0.01
+    assert 0.92 < covered / asked < 0.98
+    assert log_z >= 45  # 95 % of 50, less 1.6 of its standard deviations
