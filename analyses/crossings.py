@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analyses.certified_counts import certified_counts_of_run
 from analyses.controls import CONTROLS, relabelled_run
 from analyses.fixed_points import fixed_points_of_run
 from analyses.flow_time import flow_times, training_plan
@@ -39,6 +40,8 @@ class StudyPlan:
         How many modes to compare with the true flow, at the refined last step; 0: none.
     refine : bool
         Find the fixed point near every step.
+    certify : int
+        At how many steps, evenly spread, all signs are counted by a factorisation of the full matrix.
     controls : tuple of str
         Null controls followed beside the run: ``random`` (weights shuffled), ``labels`` (trained on shuffled
         labels).
@@ -59,6 +62,7 @@ class StudyPlan:
     refine_time: bool = False
     check_modes: int = 0
     refine: bool = False
+    certify: int = 0
     controls: tuple[str, ...] = ()
     skip_bad: bool = False
     cache: Path | None = None
@@ -96,6 +100,8 @@ class CrossingStudy:
         The fixed point near every saved step; None: not asked for.
     controls : dict of str to CrossingStudy
         Null controls.
+    certified : list of dict, or None
+        Complete counts at some steps; None: not asked for.
     """
 
     run: Run
@@ -108,6 +114,7 @@ class CrossingStudy:
     linearisation: dict[str, Any] | None = None
     fixed_points: dict[int, dict[str, Any] | str] | None = None
     controls: dict[str, CrossingStudy] = field(default_factory=dict)
+    certified: list[dict[str, Any]] | None = None
 
     @property
     def steps(self) -> np.ndarray:
@@ -172,11 +179,17 @@ def follow_crossings(
     points = None
     if plan.refine:
         points = fixed_points_of_run(run, layout, question, steps=[int(s) for s in saved], **known)
+    certified = None
+    if plan.certify:
+        chosen = spread([int(step) for step in saved], plan.certify)
+        certified = certified_counts_of_run(
+            run, layout, question, cache=cache, steps=chosen, progress=progress
+        )
     branches, crossings = follow_records(records)
     return CrossingStudy(
         run, question, tuple(records), flow_times(run, [record.facts["step"] for record in records]),
         branches, tuple(crossings), skipped, _checked(run, layout, question, plan, int(saved[-1]), progress),
-        points, _controls(run, layout, question, plan, cache, progress),
+        points, _controls(run, layout, question, plan, cache, progress), certified,
     )  # fmt: skip
 
 
@@ -204,7 +217,14 @@ def _controls(
     """The same study, without extras, of the null controls."""
     found = {}
     bare = replace(
-        plan, refine_time=False, check_modes=0, refine=False, controls=(), skip_bad=plan.skip_bad, cache=cache
+        plan,
+        refine_time=False,
+        check_modes=0,
+        refine=False,
+        certify=0,
+        controls=(),
+        skip_bad=plan.skip_bad,
+        cache=cache,
     )
     for name in plan.controls:
         if name == "random":

@@ -132,6 +132,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "smallest_link_overlap": _smallest(study.branches.overlaps),
         "linearisation": study.linearisation,
         "fixed_points": _fixed_points(study),
+        "certified_counts": study.certified,
         "controls": {name: _series(control) for name, control in study.controls.items()},
         "missing_steps": missing_steps(study.run),
         "seconds_per_step": study.fact("seconds"),

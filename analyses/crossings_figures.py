@@ -105,7 +105,7 @@ def control_figure(study: xr.Dataset, controls: list[str]) -> Figure:
 
 
 def fixed_point_figure(study: xr.Dataset) -> Figure:
-    """How far every step is from the fixed point near it, and the loss there."""
+    """How far every step is from the fixed point reached from it, and the loss there."""
     figure, axes = new_figure(2, 1, size=(7.2, 4.6), sharex=True)
     (upper,), (lower,) = axes
     steps, reached = study.fixed_step.to_numpy(), study.fixed_converged.to_numpy() > 0
@@ -119,7 +119,7 @@ def fixed_point_figure(study: xr.Dataset) -> Figure:
     lower.plot(study.step, study.loss, color=BLUE, label="at the step")
     lower.plot(
         steps[reached], study.fixed_loss_after.to_numpy()[reached], color=PURPLE, marker="o", ls="none",
-        markersize=3.5, label="at the fixed point near it",
+        markersize=3.5, label="at its fixed point",
     )  # fmt: skip
     lower.set_yscale("symlog", linthresh=1e-6)
     lower.set_ylim(bottom=0)

@@ -70,10 +70,10 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
             Picture(
                 "fixed-points", fixed_point_figure(study),
                 Markup(
-                    "The fixed point near every step. Above: how far the neurons had to move to it. "
+                    "The fixed point reached from every step. Above: how far the neurons had to move to it. "
                     "Below: the loss at the step and at its fixed point."
                 ),
-                "Distance to the fixed point near every step, and the loss there",
+                "Distance to the fixed point reached from every step, and the loss there",
             )
         )  # fmt: skip
     return pictures
@@ -217,8 +217,8 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
     rows = [
         Markup(
-            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}, {} of the target potentials at 1, {} "
-            "of the true answers right"
+            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}, {} of the target potentials "
+            "at 1, {} of the true answers right"
         ).format(
             name, one["negative"][0], one["negative"][-1], one["rank"][-1], scientific(one["loss"][0]),
             scientific(one["loss"][-1]), percent(one["ones"][-1]), percent(one["accuracy"][-1]),
@@ -229,9 +229,9 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     lesson = Markup("")
     if fitted and fitted["negative"][-1] == 0 == document["negative"][-1]:
         lesson = Markup(
-            " A network wide enough to learn shuffled answers by heart ends without unstable directions too: "
-            "their fall to zero says that the loss has been fitted, not that a law was found. The law shows in "
-            "the potentials."
+            "  A network wide enough to learn shuffled answers by heart ends without unstable directions "
+            "too: their fall to zero says that the loss has been fitted, not that a law was found. The "
+            "law shows in the potentials."
         )
     return [
         Markup(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 from analyses.layouts import Layout
 from analyses.runs import Run
 from analyses.spectral_steps import SpectralQuestion, cache_name
-from analyses.step_jobs import ALONE, Crew, over_steps
-from analyses.studies import Progress, atomic_path, plain, silent
+from analyses.step_jobs import ALONE, Crew, kept_result, over_steps
+from analyses.studies import Progress, silent
 from analyses.subjects import Subject, subject_of
 from manifold.errors import NotConvergedError
 from spectra.flow import FixedPoint, FixedPointKind, refine
@@ -80,13 +79,7 @@ def _cached(
     subject = subject_of(run.read(step), layout, run, centred=question.centred, device=question.device)
     told = f"{cache_name(subject, question, step)} {goal} {FIXED_POINT_VERSION}"
     file = cache / f"fixed_{step}_{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        found = plain(fixed_point_of(subject, question, step=step, goal=goal))
-    with atomic_path(file, force=True) as temporary:
-        temporary.write_text(json.dumps(found), "utf-8")
-    return found
+    return kept_result(file, lambda: fixed_point_of(subject, question, step=step, goal=goal))
 
 
 def fixed_point_of(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
-from analyses.studies import Progress, silent
+from analyses.studies import Progress, atomic_path, plain, silent
 from manifold.errors import InputError, RhoscopeError
 
 
@@ -76,6 +78,17 @@ def over_steps(
         for done, (step, result) in enumerate(zip(steps, results, strict=True), start=1):
             found[step] = result
             progress(done, len(steps), f"{what} {step}")
+    return found
+
+
+def kept_result(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The JSON content of a file, or what ``make`` returns, which is then written there atomically."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        found = plain(make())
+    with atomic_path(file, force=True) as temporary:
+        temporary.write_text(json.dumps(found), "utf-8")
     return found
 
 

@@ -17,6 +17,7 @@ from spectra.variation import SecondVariation, tangent_space
 
 GROWTH, SHRINKAGE = 4.0, 0.25
 LARGEST_DAMPING = 1e6
+SLOW, STALLS = 0.99, 10  # steps in T_R end after ten in a row that leave more of the gradient than this
 SMALL_SPAN = 1500  # potentials up to which steps are computed in T_R by a dense decomposition
 
 
@@ -56,24 +57,29 @@ def nearest_stationary_point(
     """
     root = measure.weights.sqrt()[:, None]
     before, damping, now, taken = gradient_norm(functional, measure), 1e-2, measure, 0
-    at, stepper = functional.linearise(now), None
+    at, stepper, stalls = functional.linearise(now), None, 0
+    inside = functional.potential_count <= SMALL_SPAN and not isinstance(functional, Decayed)
     while taken < max_iterations and float(at.gradient.norm(dim=1).max()) > tol:
         if progress is not None:
             progress(taken, max_iterations, "Levenberg-Marquardt towards a stationary point")
         taken += 1
         slope = (root * at.gradient).reshape(-1)
         if stepper is None:  # a refused step changes the damping alone
-            stepper = _stepper(functional, at, slope)
+            stepper = _stepper(at, slope, inside)
         # Less damping near the goal keeps convergence quadratic.
         step = stepper(damping * float(slope.norm())).reshape(now.points.shape)
         tried = ParticleMeasure(now.points + step / root, now.weights)
         there = functional.linearise(tried)
-        if float((root * there.gradient).norm()) < float(slope.norm()):
+        share = float((root * there.gradient).norm()) / float(slope.norm())
+        if share < 1:
             now, at, stepper, damping = tried, there, None, max(SHRINKAGE * damping, 1e-12)
+            stalls = stalls + 1 if share > SLOW else 0
         else:
             damping *= GROWTH
-            if damping > LARGEST_DAMPING:
-                break
+        if inside and (stalls >= STALLS or damping > LARGEST_DAMPING):
+            inside, stepper, damping = False, None, 1e-2  # what is left is not to be reached within T_R
+        elif damping > LARGEST_DAMPING:
+            break
     after = gradient_norm(functional, now)
     distance = measure.expectation((now.points - measure.points).square().sum(1)) / measure.mass
     kind = classify(functional, now, tol=tol)
@@ -87,10 +93,10 @@ def nearest_stationary_point(
     return found
 
 
-def _stepper(functional: Functional, at: Linearisation, slope: Tensor) -> Callable[[float], Tensor]:
-    """The minimiser p of ``|g + L p|^2 + mu |p|^2`` as a function of mu."""
+def _stepper(at: Linearisation, slope: Tensor, inside: bool) -> Callable[[float], Tensor]:
+    """The minimiser p of ``|g + L p|^2 + mu |p|^2`` as a function of mu, among all p or those in T_R."""
     full = SecondVariation(at)
-    if isinstance(functional, Decayed) or functional.potential_count > SMALL_SPAN:
+    if not inside:
         return lambda mu: _krylov_step(full, slope, mu)
     basis = tangent_space(full.weighted_gradients()).basis
     left, sizes, right = torch.linalg.svd(full.apply(basis), full_matrices=False)

@@ -102,8 +102,16 @@ def register(app: typer.Typer) -> None:
         ] = 0,
         refine: Annotated[
             bool,
-            typer.Option("--refine", help="Find the fixed point near every step.", rich_help_panel=PANEL),
+            typer.Option("--refine", help="Move every step to a fixed point.", rich_help_panel=PANEL),
         ] = False,
+        certify: Annotated[
+            int,
+            typer.Option(
+                min=0,
+                help="Count all signs at so many steps by factorising the full matrix.",
+                rich_help_panel=PANEL,
+            ),
+        ] = 0,
         coarse: Annotated[
             int | None,
             typer.Option(
@@ -156,7 +164,7 @@ def register(app: typer.Typer) -> None:
             max_seconds=max_seconds,
         )  # fmt: skip
         extras = StudyPlan(
-            coarse, refine_time, check_modes, refine, tuple(control or ()), skip_bad, cache,
+            coarse, refine_time, check_modes, refine, certify, tuple(control or ()), skip_bad, cache,
             Crew(workers, dask),
         )  # fmt: skip
         checkpoint = _readable(run, skip_bad)
@@ -208,7 +216,7 @@ def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subj
     who = f"Dask at {crew.dask}" if crew.dask else f"{crew.workers} worker(s)"
     steps = len(run.steps) if extras.coarse is None else f"{min(extras.coarse, len(run.steps))} or more"
     more = [f"null control {name} ({CONTROL_WORDS[name]})" for name in extras.controls]
-    more += ["a fixed point near every step"] if extras.refine else []
+    more += ["a fixed point from every step"] if extras.refine else []
     also = f"; also {', '.join(more)}" if more else ""
     return f"plan: {steps} checkpoints on {who}, each: {question.plan(subject).sentence}{also}"
 
@@ -229,6 +237,7 @@ def _summary(document: dict[str, Any]) -> str:
         )
     elif checked:
         lines.append(f"linearisation not checked: {checked['reason']}")
+    lines += [_certified_line(found) for found in document["certified_counts"] or ()]
     lines += [_fixed_line(point) for point in document["fixed_points"] or ()]
     for name, control in document["controls"].items():
         lines.append(
@@ -250,10 +259,7 @@ def _table(document: dict[str, Any]) -> list[str]:
     lines = [row.format("step", "loss", "rank", "unstable", "marginal", "contracting")]
     bounds = document["count_bounds"]
     for i, step in enumerate(document["steps"]):
-        negative, positive = (
-            str(low) if low == high else f"{low}..{high}"
-            for low, high in (bounds["negative"][i], bounds["positive"][i])
-        )
+        negative, positive = (_bounded(*bounds[name][i]) for name in ("negative", "positive"))
         lines.append(row.format(
             f"{step:.6g}", f"{document['loss'][i]:.4e}", document["rank"][i], negative,
             document["marginal"][i], positive,
@@ -272,14 +278,29 @@ def _motion_line(name: str, found: dict[str, Any]) -> str:
     )
 
 
+def _certified_line(found: dict[str, Any]) -> str:
+    if "reason" in found:
+        return f"complete counts of step {found['step']}: {found['reason']}"
+    negative, positive = (_bounded(*found[name]) for name in ("negative", "positive"))
+    return (
+        f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
+        f"{found['dimension']} ({found['symmetries']} symmetries apart; zero means within "
+        f"{2 * found['shift']:.1e})"
+    )
+
+
+def _bounded(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}..{high}"
+
+
 def _fixed_line(point: dict[str, Any]) -> str:
     if not point["converged"]:
-        return f"fixed point near step {point['step']}: none reached: {point['reason']}"
+        return f"fixed point from step {point['step']}: none reached: {point['reason']}"
     spectrum = point["spectrum"]
     basin = "same basin" if point["same_basin"] else "another basin"
     leak = "" if spectrum["leak"] is None else f", leak {spectrum['leak']:.1e}"
     return (
-        f"fixed point near step {point['step']}: {point['kind']}, max |grad V| "
+        f"fixed point from step {point['step']}: {point['kind']}, max |grad V| "
         f"{point['gradient_norm']:.1e} to {point['gradient_norm_after']:.1e}, moved {point['moved']:.2g}, "
         f"{basin}, loss {point['loss_after']:.3e}, unstable {spectrum['negative']}{leak}"
     )

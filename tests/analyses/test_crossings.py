@@ -327,7 +327,7 @@ def test_fixed_points_near_every_step(flow_run, tmp_path):
             assert "wanted 1.0e-08" in point["reason"]
     assert read_study(out).fixed_moved.shape == (3,)
     assert "Where would the flow stand still?" in (tmp_path / "few.html").read_text()
-    assert "fixed point near step 400: mp-critical" in call(*command).stdout
+    assert "fixed point from step 400: mp-critical" in call(*command).stdout
 
 
 def test_a_fixed_point_that_is_not_reached_is_reported_and_the_study_goes_on(flow_run, tmp_path, monkeypatch):
@@ -336,7 +336,7 @@ def test_a_fixed_point_that_is_not_reached_is_reported_and_the_study_goes_on(flo
     path = damaged(flow_run, tmp_path / "short", lambda w: w)
     result = call("crossings", path, "--refine", "--quiet")
     assert result.exit_code == 0
-    assert "fixed point near step 0: none reached: refine: max_j |grad V(z_j)|" in result.stdout
+    assert "fixed point from step 0: none reached: refine: max_j |grad V(z_j)|" in result.stdout
     assert "visits to zero" in result.stdout
 
 
@@ -364,6 +364,20 @@ def test_monotone_tells_all_three_operators(document):
     assert operators["flat"]["violations"]["hessian"]["by_gram"] == 1
     assert 0 < operators["flat"]["fraction_nonincreasing_hessian"] < 1
     assert document["monotone"]["condition_holds"] == 1
+
+
+def test_complete_counts_at_some_steps(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--certify", 3, "--json", "--quiet").stdout)
+    counts = {row["step"]: row for row in found["certified_counts"]}
+    assert list(counts) == [0, 200, 400]
+    assert counts[0]["dimension"] == 40 * 6 - 40
+    for i, row in ((0, counts[0]), (20, counts[400])):
+        assert row["negative"][1] >= document["negative"][i]  # a subspace has no more
+        assert row["positive"][0] <= row["positive"][1] <= row["dimension"] - row["negative"][0]
+    assert counts[400]["positive"][1] >= 18 > counts[400]["negative"][0] == 0
+    text = call("crossings", flow_run, "--certify", 2, "--quiet").stdout
+    assert "complete counts of step 0: " in text
+    assert len(list((flow_run / "crossings_cache").glob("counts_0_*.json"))) == 1
 
 
 def test_a_set_of_potentials_spans_a_smaller_space(flow_run, document):
