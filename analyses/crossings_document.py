@@ -87,6 +87,7 @@ def _series(study: CrossingStudy) -> dict[str, Any]:
         "complete": study.complete,
         "smallest": [_end(record.eigenvalues, record.errors, 0) for record in study.records],
         "largest": [_end(record.eigenvalues, record.errors, -1) for record in study.records],
+        "smallest_enclosure": study.fact("smallest_enclosure"),
         "kinds": {kind.value: kinds.count(kind.value) for kind in CrossingKind},
         "monotone": monotone_document(study),
         "skipped": {str(step): reason for step, reason in study.skipped.items()},

@@ -24,7 +24,8 @@ from spectra.saddles import nearest_stationary_point
 
 BASIN = 0.5  # a potential that moves by less cannot have changed between 0 and 1
 SADDLE_STEPS, DESCENT_STEPS = 40, 300
-FIXED_POINT_VERSION = 1
+FREE_DIMENSION = 2000  # unknowns up to which the search for a saddle may leave span(R)
+FIXED_POINT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,9 @@ def fixed_point_of(
 def _move(subject: Subject, goal: Goal) -> tuple[FixedPoint, str, str | None]:
     try:
         near = nearest_stationary_point(
-            subject.objective, subject.measure, tol=goal.tolerance, max_iterations=SADDLE_STEPS
-        )
+            subject.objective, subject.measure, tol=goal.tolerance, max_iterations=SADDLE_STEPS,
+            inside_only=subject.measure.points.numel() > FREE_DIMENSION,
+        )  # fmt: skip
         return near, "levenberg-marquardt", None
     except NotConvergedError:
         pass

@@ -32,7 +32,7 @@ from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spect
 from spectra.potentials import GroupPotentials, group_monomials
 from spectra.variation import SecondVariation, flat_operator
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 CONTROLS = ("none", "random")
 POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
 ARRAYS = (
@@ -222,6 +222,7 @@ def compute_record(
         "rank": result.rank if result.rank is not None else found.dimension - result.symmetry_null,
         **{name: getattr(counts, name) for name in ("negative", "marginal", "positive", "undetermined")},
         "count_bounds": counts.bounds,
+        "smallest_enclosure": found.smallest_enclosure,
         "complete": found.complete,
         "certified": counts.certified,
         "converged": found.converged,

@@ -23,7 +23,7 @@ SMALL_SPAN = 1500  # potentials up to which steps are computed in T_R by a dense
 
 def nearest_stationary_point(
     functional: Functional, measure: ParticleMeasure, *, tol: float = 1e-9, max_iterations: int = 200,
-    progress: Callable[[float, float, str], None] | None = None,
+    inside_only: bool = False, progress: Callable[[float, float, str], None] | None = None,
 ) -> FixedPoint:  # fmt: skip
     """Move the particles to a nearby point where grad V vanishes on them, whatever its stability.
 
@@ -43,6 +43,8 @@ def nearest_stationary_point(
         Wanted ``max_j |grad V(z_j)|``.
     max_iterations : int
         Steps.
+    inside_only : bool
+        Stop where steps in T_R bring nothing more: those without matrices cost far more.
     progress : callable, optional
         Called with (step, steps, message).
 
@@ -77,6 +79,8 @@ def nearest_stationary_point(
         else:
             damping *= GROWTH
         if inside and (stalls >= STALLS or damping > LARGEST_DAMPING):
+            if inside_only:
+                break
             inside, stepper, damping = False, None, 1e-2  # what is left is not to be reached within T_R
         elif damping > LARGEST_DAMPING:
             break
