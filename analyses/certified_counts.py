@@ -26,7 +26,7 @@ def certified_counts_of_run(
     run: Run, layout: Layout, question: SpectralQuestion, *, cache: Path, steps: Sequence[int],
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Complete counts on all vector fields, symmetries apart, at each step; finished ones from the cache.
+    """Complete counts on the complement of the symmetry directions at each step; finished from the cache.
 
     One step after the other, with all threads: the matrix fills the memory.
 
@@ -44,7 +44,7 @@ def certified_counts_of_run(
     -------
     list of dict
         ``step``, bounds ``negative`` and ``positive``, ``shift`` (eigenvalues beyond twice this have their
-        sign), ``error``, ``dimension``, ``symmetries`` (null directions taken apart), ``seconds``; or
+        sign), ``error``, ``dimension``, ``symmetries`` (directions taken out), ``seconds``; or
         ``step`` and ``reason``.
     """
     found = []
@@ -77,6 +77,6 @@ def _counts(subject: Subject, step: int, seed: int) -> dict[str, Any]:
         "error": counts.error,
         "dimension": counts.dimension,
         "symmetries": operator.removed,
-        "method": "inertia of two factorisations of the assembled second variation (full space)",
+        "method": "inertia of two factorisations of the second variation on the complement of the symmetries",
         "seconds": time.perf_counter() - begin,
     }
