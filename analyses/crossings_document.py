@@ -129,7 +129,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         **_series(study),
         "branches": branches,
         "crossings": [_event(study, event) for event in study.crossings],
-        "net_changes": net_changes(study),
+        "net_changes": net_changes(study) if study.complete else None,
         "smallest_link_overlap": _smallest(study.branches.overlaps),
         "linearisation": study.linearisation,
         "fixed_points": _fixed_points(study),

@@ -241,15 +241,34 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
 
 
+def _certified(document: dict[str, Any]) -> list[Fact]:
+    """Complete counts, one line per step."""
+    facts = []
+    for found in document.get("certified_counts") or ():
+        if "reason" in found:
+            facts.append(Fact(f"all signs, step {_step(found['step'])}", "–", found["reason"]))
+            continue
+        (low, high), dimension = found["negative"], found["dimension"]
+        facts.append(
+            Fact(
+                f"all signs, step {_step(found['step'])}",
+                f"{low:,} unstable" if low == high else f"{low:,} to {high:,} unstable",
+                f"of {dimension:,}, symmetries apart; error {scientific(found['error'], 2)}",
+            )
+        )  # fmt: skip
+    return facts
+
+
 def _facts(document: dict[str, Any]) -> list[Fact]:
     kinds = document["kinds"]
     certain = "every count is exact" if all(document["count_certified"]) else "some counts are bounds only"
     return [
         Fact("steps", str(len(document["steps"])), f"left out: {len(document['skipped'])}"),
         Fact("operator", f"{document['operator']}, {document['subspace']}", document["sign"]),
-        Fact("unstable directions, first to last", f"{document['negative'][0]} to {document['negative'][-1]}",
-             certain),
-        Fact("most unstable directions", str(max(document["negative"])), ""),
+        Fact("unstable directions, first step", _number(document, 0), certain),
+        Fact("unstable directions, last step", _number(document, -1), certain),
+        Fact("most unstable directions", _number(document, int(np.argmax(document["negative"]))), certain),
+        *_certified(document),
         Fact("crossings / touches / unresolved",
              f"{kinds['crossing']} / {kinds['touch']} / {kinds['unresolved']}", f"time: {document['time']}"),
         Fact("smallest overlap of a link", scientific(document["smallest_link_overlap"], 2),
