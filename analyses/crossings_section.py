@@ -1,4 +1,4 @@
-"""Figures and report section of a crossing study."""
+"""The report section of a crossing study."""
 
 from __future__ import annotations
 
@@ -7,82 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from analyses.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    SIGN_COLOURS,
-    SIGN_WORDS,
-    VERMILION,
-    add_legend,
-    new_figure,
-    step_axis,
-)
+from analyses.controls import CONTROL_WORDS
+from analyses.crossings_figures import control_figure, fan_figure, fixed_point_figure, freedom_figure
 from analyses.sections import Fact, Picture, Section, document_of, percent, scientific
-from analyses.studies import complex_variable
-
-MARKS = {
-    ("crossing", "up"): ("^", GREEN, "crosses zero upwards"),
-    ("crossing", "down"): ("v", VERMILION, "crosses zero downwards"),
-    ("touch", "none"): ("o", GREY, "touches zero"),
-    ("unresolved", None): ("x", ORANGE, "unresolved"),
-}
-
-
-CONTROLS = {"none": "E", "random": "Null control (weights shuffled): e"}
-
-
-def fan_figure(study: xr.Dataset) -> Figure:
-    """Every branch against step on a symmetric-log axis, crossings marked at the middle of brackets."""
-    figure, ((axes,),) = new_figure(size=(7.2, 4.6))
-    steps, values = study.step.to_numpy(), study.branch_eigenvalue.to_numpy()
-    top = np.nanmax(np.abs(values))
-    for line in values.T:
-        axes.plot(steps, line, color=BLUE, lw=0.6, alpha=0.45)
-    axes.set_yscale("symlog", linthresh=1e-2 * top, linscale=0.8)
-    axes.axhline(0, color="black", lw=0.9)
-    if "crossing_kind" in study:
-        kinds, directions = study.crossing_kind.to_numpy(), study.crossing_direction.to_numpy()
-        low, high = study.crossing_step_low.to_numpy(), study.crossing_step_high.to_numpy()
-        middle = np.where(low > 0, np.sqrt(np.maximum(low, 1e-12) * high), high / 2)
-        for (kind, direction), (marker, colour, label) in MARKS.items():
-            mask = (kinds == kind) & ((directions == direction) | (direction is None))
-            if mask.any():
-                axes.plot(
-                    middle[mask], np.zeros(mask.sum()), marker, color=colour, markersize=5, ls="none",
-                    alpha=0.8, label=f"{label}: {mask.sum()}",
-                )  # fmt: skip
-        add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
-    axes.set_ylabel(r"eigenvalue $\lambda$ (loss per $|z|^2$)")
-    step_axis(axes, steps)
-    return figure
-
-
-def freedom_figure(study: xr.Dataset) -> Figure:
-    """Degrees of freedom beside loss and potentials: three panels over one step axis."""
-    figure, axes = new_figure(3, 1, size=(7.2, 7.0), sharex=True, height_ratios=[1.4, 1, 1])
-    (upper,), (middle,), (lower,) = axes
-    steps = study.step.to_numpy()
-    for name, colour in SIGN_COLOURS.items():
-        if study[name].any():
-            upper.plot(steps, study[name], color=colour, marker="o", markersize=3, label=SIGN_WORDS[name])
-    upper.plot(steps, study["rank"], color="black", lw=1, ls=":", label="rank")
-    upper.set_ylabel("directions (count)")
-    upper.set_ylim(bottom=0)
-    add_legend(upper, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
-    middle.plot(steps, study.loss, color=BLUE, marker="o", markersize=3)
-    middle.set_yscale("log")
-    middle.set_ylabel("loss $H$")
-    for line in complex_variable(study, "target_potential").real.T:
-        lower.plot(steps, line, color=GREEN, lw=1, alpha=0.7)
-    lower.axhline(1, color=GREY, lw=0.8, ls=":")
-    lower.set_ylabel(r"Re $\rho_{kkk}$")
-    step_axis(lower, steps)
-    figure.align_ylabels()
-    return figure
 
 
 def crossings_section(study: xr.Dataset) -> Section:
@@ -90,33 +18,65 @@ def crossings_section(study: xr.Dataset) -> Section:
     document = document_of(study)
     group = document.get("group") or "its group"
     return Section(
-        title=f"{CONTROLS[document['control']]}igenvalue crossings while training on {group}",
-        story=[_story(document), _motion(document), *_linear(document), *document.get("notes", [])],
-        facts=_facts(document),
-        pictures=[
-            Picture(
-                "degrees-of-freedom", freedom_figure(study),
-                Markup(
-                    "Above: how many directions in which the potentials can move are unstable, marginal and "
-                    "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
-                    "the potentials ρ<sub>kkk</sub>, which are 1 at a solution."
-                ),
-                "Degrees of freedom, loss and potentials against training step",
-            ),
-            Picture(
-                "spectrum-fan", fan_figure(study),
-                Markup(
-                    "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
-                    "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
-                    "the bracket of steps that encloses them."
-                ),
-                "Branches of eigenvalues with zero crossings",
-            ),
+        title=f"Eigenvalue crossings while training on {group}",
+        story=[
+            _story(document), *_controls(document), *_motion(document), *_fixed(document), *_linear(document),
+            *document.get("notes", []),
         ],
+        facts=_facts(document),
+        pictures=_pictures(study, document),
         provenance={"run": document["run"], **document["provenance"]},
         document=document,
         background="group",
     )  # fmt: skip
+
+
+def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
+    pictures = [
+        Picture(
+            "degrees-of-freedom",
+            freedom_figure(study),
+            Markup(
+                "Above: how many directions in which the potentials can move are unstable, marginal and "
+                "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
+                "the potentials ρ<sub>kkk</sub>, which are 1 at a solution."
+            ),
+            "Degrees of freedom, loss and potentials against training step",
+        ),
+        Picture(
+            "spectrum-fan",
+            fan_figure(study),
+            Markup(
+                "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
+                "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
+                "the bracket of steps that encloses them."
+            ),
+            "Branches of eigenvalues with zero crossings",
+        ),
+    ]
+    if document["controls"]:
+        pictures.append(
+            Picture(
+                "null-controls", control_figure(study, list(document["controls"])),
+                Markup(
+                    "The run beside its null controls, studied in the same way: the number of unstable "
+                    "directions, and the loss."
+                ),
+                "Unstable directions and loss of the run and of its null controls",
+            )
+        )  # fmt: skip
+    if document["fixed_points"]:
+        pictures.append(
+            Picture(
+                "fixed-points", fixed_point_figure(study),
+                Markup(
+                    "The fixed point reached from every step. Above: how far the neurons had to move to it. "
+                    "Below: the loss at the step and at its fixed point."
+                ),
+                "Distance to the fixed point reached from every step, and the loss there",
+            )
+        )  # fmt: skip
+    return pictures
 
 
 def _story(document: dict[str, Any]) -> Markup:
@@ -124,50 +84,84 @@ def _story(document: dict[str, Any]) -> Markup:
     peak = int(np.argmax(negative))
     return Markup(
         "An unstable direction is a freedom that training can still use; one that contracts is used up. "
-        "At step {} there are {} unstable directions among {}; their number is largest, {}, at step {}; at "
-        "step {} it is {} among {}. In between, {} visits to zero are certain crossings, {} are touches and "
-        "{} stay unresolved: two directions moved through zero in opposite senses between the same two steps "
-        "and may have avoided each other, or an error bound is too wide."
+        "At step {} there are {} unstable directions among {}; most of them, {}, are there at step {}; at "
+        "step {} there are {} among {}. In between, {} visits to zero are certain crossings, {} are "
+        "touches and {} stay unresolved: two directions moved through zero in opposite senses between the "
+        "same two steps and may have avoided each other, or an error bound is too wide."
     ).format(
-        _step(steps[0]), negative[0], rank[0], negative[peak], _step(steps[peak]), _step(steps[-1]),
-        negative[-1], rank[-1], document["kinds"]["crossing"], document["kinds"]["touch"],
-        document["kinds"]["unresolved"],
+        _step(steps[0]), _number(document, 0), rank[0], _number(document, peak), _step(steps[peak]),
+        _step(steps[-1]), _number(document, -1), rank[-1], document["kinds"]["crossing"],
+        document["kinds"]["touch"], document["kinds"]["unresolved"],
     )  # fmt: skip
+
+
+def _number(document: dict[str, Any], place: int) -> str:
+    """How many unstable directions a step has, or proved bounds."""
+    low, high = document["count_bounds"]["negative"][place]
+    return f"{low:,}" if low == high else f"between {low:,} and {high:,}"
 
 
 def _step(value: float) -> str:
     return f"{value:,.6g}"
 
 
-def _motion(document: dict[str, Any]) -> Markup:
+def _motion(document: dict[str, Any]) -> list[Markup]:
     motion = document["monotone"]
+    rises, falls = motion["violations"]["hessian"], motion["violations"]["jacobian"]
+    paragraph = Markup(
+        "Is the motion one-way? No: {} of the moves of eigenvalues from step to step do not go up, {} do "
+        "not go down. Three things can move an eigenvalue: the Gram matrix of the potentials (how "
+        "strongly neurons can move each symbol), the curvature L″ of the loss, and the local part (how "
+        "each neuron is held in place). Of {} certain rises {} are led by the Gram matrix, {} by L″ and "
+        "{} by the local part; of {} certain falls {}, {} and {}. "
+    ).format(
+        percent(motion["fraction_nonincreasing_hessian"]), percent(motion["fraction_nonincreasing_jacobian"]),
+        rises["moves"], *_led(rises), falls["moves"], *_led(falls),
+    )  # fmt: skip
+    return [paragraph + _condition(motion), _operators(motion)]
+
+
+def _led(part: dict[str, Any]) -> list[str]:
+    return [percent(part[name]) for name in ("by_gram", "by_curvature", "by_local")]
+
+
+def _condition(motion: dict[str, Any]) -> Markup:
     conditions = [pair for pair in motion["condition_D3L"] if pair is not None]
     low, high = min(pair[0] for pair in conditions), max(pair[1] for pair in conditions)
     if low == high == 0:
-        why = Markup(
-            "The loss is quadratic in the potentials, so the condition D³L·∇L ≥ 0 that is said to make "
-            "eigenvalues monotone holds as an equality and explains nothing: all motion comes from the "
-            "Gram matrix of the potentials (interaction) and from the local part. Interaction leads in {} of "
-            "the rises and {} of the falls."
-        ).format(
-            percent(motion["causes"]["rises_by_interaction"]),
-            percent(motion["causes"]["falls_by_interaction"]),
+        return Markup(
+            "The condition D³L·∇L ≥ 0, said to make eigenvalues monotone, holds here as an equality, because "
+            "the loss is quadratic in the potentials: it cannot explain any of this motion."
         )
-    else:
-        sign = "positive" if low >= 0 else "negative" if high <= 0 else "of both signs"
-        why = Markup("The matrix D³L·∇L is {} along the run (eigenvalues {} to {}).").format(
-            sign, scientific(low), scientific(high)
-        )
-    return (
-        Markup(
-            "Not monotone in general: {} of the moves of Hessian eigenvalues from step to step do not "
-            "increase, {} do not decrease. "
-        ).format(
-            percent(motion["fraction_nonincreasing_hessian"]),
-            percent(motion["fraction_nonincreasing_jacobian"]),
-        )
-        + why
-    )
+    return Markup(
+        "The matrix D³L·∇L, whose sign is said to make eigenvalues monotone, has eigenvalues from {} to {} "
+        "along the run; it is positive semidefinite at {} of the steps and negative semidefinite at {}."
+    ).format(
+        scientific(low), scientific(high), percent(motion["condition_holds"]),
+        percent(motion["condition_reversed"]),
+    )  # fmt: skip
+
+
+def _operators(motion: dict[str, Any]) -> Markup:
+    told = {
+        "wasserstein": "of the flow of neurons (Wasserstein)",
+        "flat": "of changes of density (flat)",
+        "chart": "of the loss in the potentials alone (L″)",
+    }
+    words = []
+    for name, found in motion["operators"].items():
+        if found is None:
+            continue
+        if found["constant"]:
+            words.append(Markup("that {} never moves").format(told[name]))
+        else:
+            words.append(
+                Markup("that {}: {} do not go up, {} do not go down").format(
+                    told[name], percent(found["fraction_nonincreasing_hessian"]),
+                    percent(found["fraction_nonincreasing_jacobian"]),
+                )
+            )  # fmt: skip
+    return Markup("The same question to all three spectra: {}.").format(Markup("; ").join(words))
 
 
 def _linear(document: dict[str, Any]) -> list[Markup]:
@@ -185,15 +179,96 @@ def _linear(document: dict[str, Any]) -> list[Markup]:
     ]
 
 
+def _fixed(document: dict[str, Any]) -> list[Markup]:
+    points = document.get("fixed_points")
+    if not points:
+        return []
+    reached = [point for point in points if point["converged"]]
+    kept = [point for point in reached if point["same_basin"]]
+    critical = sum(point["kind"] == "mp-critical" for point in reached)
+    leaks = [point["spectrum"]["leak"] for point in reached if point["spectrum"]["leak"] is not None]
+    sentences = [
+        Markup(
+            "Where would the flow stand still? From each of {} steps the network was moved to a fixed "
+            "point near it: {} reached one to the tolerance, {} of them without moving any potential by a "
+            "half (the same basin). {} are critical for the potentials themselves (L has no slope left), "
+            "{} are merely stationary: saddles or lesser minima where the neurons stand still although "
+            "the loss still has a slope. "
+        ).format(len(points), len(reached), len(kept), critical, len(reached) - critical)
+    ]
+    if leaks:
+        sentences.append(
+            Markup(
+                "Eigenvectors leak out of the span of the potentials by at most {} at these points "
+                "(exactly zero in theory where L has no slope). "
+            ).format(scientific(max(leaks), 2))
+        )
+    failed = [_step(point["step"]) for point in points if not point["converged"]]
+    if failed:
+        sentences.append(Markup("No fixed point was reached from step {}.").format(", ".join(failed)))
+    return [Markup("").join(sentences)]
+
+
+def _controls(document: dict[str, Any]) -> list[Markup]:
+    if not document["controls"]:
+        return []
+    told = [("the run itself", document)] + [
+        (CONTROL_WORDS[name], control) for name, control in document["controls"].items()
+    ]
+    rows = [
+        Markup(
+            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}, {} of the target potentials "
+            "at 1, {} of the true answers right"
+        ).format(
+            name, one["negative"][0], one["negative"][-1], one["rank"][-1], scientific(one["loss"][0]),
+            scientific(one["loss"][-1]), percent(one["ones"][-1]), percent(one["accuracy"][-1]),
+        )
+        for name, one in told
+    ]  # fmt: skip
+    fitted = document["controls"].get("labels")
+    lesson = Markup("")
+    if fitted and fitted["negative"][-1] == 0 == document["negative"][-1]:
+        lesson = Markup(
+            "  A network wide enough to learn shuffled answers by heart ends without unstable directions "
+            "too: their fall to zero says that the loss has been fitted, not that a law was found. The "
+            "law shows in the potentials."
+        )
+    return [
+        Markup(
+            "Would any network show this? Null controls of the same size, studied in the same way, tell. {}."
+        ).format(Markup("; ").join(rows))
+        + lesson
+    ]
+
+
+def _certified(document: dict[str, Any]) -> list[Fact]:
+    """Complete counts, one line per step."""
+    facts = []
+    for found in document.get("certified_counts") or ():
+        if "reason" in found:
+            facts.append(Fact(f"all signs, step {_step(found['step'])}", "–", found["reason"]))
+            continue
+        (low, high), dimension = found["negative"], found["dimension"]
+        facts.append(
+            Fact(
+                f"all signs, step {_step(found['step'])}",
+                f"{low:,} unstable" if low == high else f"{low:,} to {high:,} unstable",
+                f"of {dimension:,}, symmetries apart; error {scientific(found['error'], 2)}",
+            )
+        )  # fmt: skip
+    return facts
+
+
 def _facts(document: dict[str, Any]) -> list[Fact]:
     kinds = document["kinds"]
     certain = "every count is exact" if all(document["count_certified"]) else "some counts are bounds only"
     return [
         Fact("steps", str(len(document["steps"])), f"left out: {len(document['skipped'])}"),
         Fact("operator", f"{document['operator']}, {document['subspace']}", document["sign"]),
-        Fact("unstable directions, first to last", f"{document['negative'][0]} to {document['negative'][-1]}",
-             certain),
-        Fact("most unstable directions", str(max(document["negative"])), ""),
+        Fact("unstable directions, first step", _number(document, 0), certain),
+        Fact("unstable directions, last step", _number(document, -1), certain),
+        Fact("most unstable directions", _number(document, int(np.argmax(document["negative"]))), certain),
+        *_certified(document),
         Fact("crossings / touches / unresolved",
              f"{kinds['crossing']} / {kinds['touch']} / {kinds['unresolved']}", f"time: {document['time']}"),
         Fact("smallest overlap of a link", scientific(document["smallest_link_overlap"], 2),

@@ -11,12 +11,15 @@ from typing import Any
 import xarray as xr
 
 from analyses.checkpoint import Question, analyze
+from analyses.crossings import StudyPlan, follow_crossings
+from analyses.crossings_document import dataset_of_study
 from analyses.figures import check_format
 from analyses.maxent import document_of_network
 from analyses.maxent_data import study_of
 from analyses.report import write_report
 from analyses.runs import Run
 from analyses.sections import document_of, measured, percent, scientific
+from analyses.spectral_steps import SpectralQuestion
 from analyses.studies import Progress, silent, write_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
@@ -49,6 +52,7 @@ class Part:
 
 
 SMALL = {"group": "Z7", "width": 128, "optimizer": "sgd", "steps": 2000}
+MODES = 6
 LARGE = {"group": "Z23", "width": 256, "optimizer": "adam", "steps": 2000}
 
 
@@ -85,6 +89,30 @@ def least_committed(stage: Stage) -> dict[str, xr.Dataset]:
         run.layout.network(checkpoint), checkpoint, frequencies=3, seed=stage.seed, progress=stage.progress
     )
     return {"z23-maxent": study_of(document, seed=stage.seed)}
+
+
+def crossings_of_the_small_network(stage: Stage) -> dict[str, xr.Dataset]:
+    """Follow the eigenvalues of the small network, which an earlier part trained, through zero."""
+    plan = TrainingPlan(**SMALL, seed=stage.seed)
+    study = follow_crossings(
+        Run.open(stage.run_folder("z7")), plan.layout, SpectralQuestion(seed=stage.seed, device=stage.device),
+        StudyPlan(coarse=12, check_modes=MODES), progress=stage.progress,
+    )  # fmt: skip
+    return {"z7-crossings": dataset_of_study(study)}
+
+
+def _tell_crossings(documents: dict[str, dict[str, Any]]) -> list[str]:
+    document = documents["z7-crossings"]
+    kinds, checked = document["kinds"], document["linearisation"]
+    lines = [
+        f"  eigenvalues through zero: {kinds['crossing']} crossings bracketed, {kinds['touch']} touches, "
+        f"{kinds['unresolved']} unresolved; most unstable directions {max(document['negative'])} at step "
+        f"{document['steps'][document['negative'].index(max(document['negative']))]:g}"
+    ]
+    if checked["checked_modes"]:
+        error = scientific(checked["max_relative_rate_error"], 2)
+        lines.append(f"  the true flow along {checked['checked_modes']} modes has their rates to {error}")
+    return lines
 
 
 def _tell_small(documents: dict[str, dict[str, Any]]) -> list[str]:
@@ -128,6 +156,7 @@ def _describe(sizes: dict[str, Any]) -> str:
 # A new part is one more line.
 PARTS: tuple[Part, ...] = (
     Part(f"{_describe(SMALL)}; potentials and complete spectrum at 41 steps", small_network, _tell_small),
+    Part("its eigenvalues through zero", crossings_of_the_small_network, _tell_crossings),
     Part(f"{_describe(LARGE)}; potentials", large_network, _tell_large),
     Part("its least committed measures, 3 frequencies", least_committed, _tell_maxent),
 )

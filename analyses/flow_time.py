@@ -18,10 +18,10 @@ from spectra.networks import GroupNetwork
 
 def training_plan(run: Run) -> TrainingPlan | None:
     """The plan of a run of the reference trainer; None for runs of other trainers."""
-    names = [field.name for field in dataclasses.fields(TrainingPlan)]
-    if not all(name in run.config for name in names):
+    names = {field.name for field in dataclasses.fields(TrainingPlan)}
+    if names - set(run.config) - {"labels"}:  # runs older than shuffled labels have true ones
         return None
-    return TrainingPlan(**{name: run.config[name] for name in names})
+    return TrainingPlan(**{name: run.config[name] for name in names & set(run.config)})
 
 
 def flow_times(run: Run, steps: Sequence[float]) -> np.ndarray | None:

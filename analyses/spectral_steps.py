@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,31 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
-from threadpoolctl import threadpool_limits
 
-from analyses.layouts import Layout
+from analyses.layouts import Layout, stored_layout
 from analyses.runs import Run
+from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
 from analyses.subjects import Subject, subject_of
-from manifold.errors import InputError, RhoscopeError
+from manifold.errors import InputError, LayoutError
+from manifold.monomials import Monomials
 from spectra.crossings import SpectralStep
+from spectra.eigen import dense_spectrum
 from spectra.flow import measured_point
 from spectra.functionals import Functional
-from spectra.monotone import third_derivative_range
-from spectra.plan import SpectrumPlan, compute_spectrum, plan_spectrum
-from spectra.potentials import GroupPotentials
-from spectra.variation import SecondVariation
+from spectra.motion import curvature_response, output_curvature, third_derivative_range
+from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spectrum
+from spectra.potentials import GroupPotentials, group_monomials
+from spectra.variation import SecondVariation, flat_operator
 
-CACHE_VERSION = 2
+CACHE_VERSION = 4
 CONTROLS = ("none", "random")
-ARRAYS = ("eigenvalues", "errors", "local", "vectors", "targets")
+POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
+ARRAYS = (
+    "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
+)  # fmt: skip
+VECTOR_BYTES = 64 * 2**20  # of one record
+LEFTOVER_SECONDS = 3600  # a temporary file of this age belongs to a study that was killed
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class SpectralQuestion:
     Parameters
     ----------
     operator : str
-        ``wasserstein`` or ``flat``. The chart operator L'' is constant for squared losses.
+        ``wasserstein`` or ``flat``.
     subspace : str
         ``span`` or ``full``.
     count : int or None
@@ -56,11 +62,15 @@ class SpectralQuestion:
     control : str
         ``none``, or ``random``: a null control, every step's weights shuffled among all neurons and group
         elements (each of a, b, c keeps its numbers, so its norm, but no structure).
+    potentials : str
+        ``all``, or the set of potentials whose gradients span the space: R_g, R_c, R_n, R_*.
+    max_seconds : float
+        Limit of the iteration of one step, where there is one.
 
     Raises
     ------
     InputError
-        For the chart operator or an unknown control.
+        For the chart operator, an unknown control or an unknown set of potentials.
     """
 
     operator: str = "wasserstein"
@@ -70,14 +80,19 @@ class SpectralQuestion:
     seed: int = 0
     device: str = "cpu"
     control: str = "none"
+    potentials: str = "all"
+    max_seconds: float = MAX_SECONDS
 
     def __post_init__(self) -> None:
         if self.operator == "chart":
             raise InputError(
-                "--operator chart: L'' does not move for squared losses, so nothing crosses zero; "
-                "expected wasserstein or flat"
+                "--operator chart: L'' is that of a convex loss and cannot cross zero; its motion (none for "
+                "squared losses) is told under monotone; expected wasserstein or flat"
             )
-
+        if self.potentials not in POTENTIAL_SETS:
+            raise InputError(
+                f"--potentials: expected one of {', '.join(POTENTIAL_SETS)}, got {self.potentials!r}"
+            )
         if self.control not in CONTROLS:
             raise InputError(f"--control: expected one of {', '.join(CONTROLS)}, got {self.control!r}")
 
@@ -96,11 +111,18 @@ class SpectralQuestion:
         mixed = dataclasses.replace(net, a=shuffled(net.a), b=shuffled(net.b), c=shuffled(net.c))
         return dataclasses.replace(subject, network=mixed)
 
+    def monomials(self, subject: Subject) -> Monomials | None:
+        """The chosen subset of R, or None for all of it."""
+        if self.potentials == "all":
+            return None
+        task = subject.task
+        return group_monomials(task.group, chosen=self.potentials, centred=task.centred, tied=task.tied)
+
     def plan(self, subject: Subject) -> SpectrumPlan:
         """Side, method and memory for a subject."""
         return plan_spectrum(
             subject.objective, subject.measure, operator=self.operator, subspace=self.subspace,
-            count=self.count,
+            potentials=self.monomials(subject), count=self.count,
         )  # fmt: skip
 
 
@@ -110,29 +132,43 @@ class StepRecord:
 
     Parameters
     ----------
-    eigenvalues, errors : ndarray, shape (k,)
-        Hessian sign, absolute bounds.
+    eigenvalues, errors : ndarray, shape (e,)
+        All that were computed, ascending, Hessian sign, absolute bounds.
+    kept : ndarray of int, shape (k,)
+        Those whose vectors are kept to be followed: all, or the nearest to zero and both ends.
     local : ndarray, shape (k,)
-        Share ``<v, Hess V v>`` of each eigenvalue; the rest is interaction. Zero for the flat operator.
+        Share ``<v, Hess V v>`` of each kept eigenvalue; the rest is interaction. Zero for the flat operator.
     vectors : ndarray of float32, shape (N, k)
         Half-densities along the particles (for the flat operator along neurons).
     targets : ndarray of complex, shape (n - 1,)
         ``rho_kkk``.
+    flat : ndarray, shape (q,)
+        Spectrum of the flat operator, ascending.
+    chart : ndarray, shape (n^3,) or empty
+        Spectrum of L'' in the outputs, for cross-entropy; empty where L'' is constant (squared errors).
+    outputs, response : ndarray, shape (P, n) and (P n, k), or empty
+        For cross-entropy: outputs on the pairs of the loss, and how they move along each kept vector.
     facts : dict
         step, loss, objective, rank, counts, leak, gradient, kind of fixed point, condition, notes.
     """
 
     eigenvalues: np.ndarray
     errors: np.ndarray
+    kept: np.ndarray
     local: np.ndarray
     vectors: np.ndarray
     targets: np.ndarray
+    flat: np.ndarray
+    chart: np.ndarray
+    outputs: np.ndarray
+    response: np.ndarray
     facts: dict[str, Any]
 
     @property
     def spectral(self) -> SpectralStep:
         """For branch tracking."""
-        return SpectralStep(self.eigenvalues, self.errors, self.vectors, self.facts["complete"])
+        whole = self.facts["complete"] and len(self.kept) == len(self.eigenvalues)
+        return SpectralStep(self.eigenvalues[self.kept], self.errors[self.kept], self.vectors, whole)
 
     def save(self, path: Path) -> None:
         """Write as one npz file, atomically."""
@@ -168,16 +204,24 @@ def compute_record(
     -------
     StepRecord
     """
+    begin = time.perf_counter()
     objective = subject.objective if objective is None else objective
-    result = compute_spectrum(question.plan(subject), objective, subject.measure, seed=question.seed)
-    found, counts = result.spectrum, result.spectrum.counts
+    result = compute_spectrum(
+        question.plan(subject), objective, subject.measure, potentials=question.monomials(subject),
+        seed=question.seed, max_seconds=question.max_seconds,
+    )  # fmt: skip
+    found, counts, at = result.spectrum, result.spectrum.counts, objective.linearise(subject.measure)
     point = measured_point(objective, subject.measure)
+    flat = dense_spectrum(flat_operator(at))
     facts = {
         "step": step,
         "loss": subject.task.value(subject.measure),
         "objective": objective.value(subject.measure),
+        "accuracy": subject.network.accuracy(),
         "rank": result.rank if result.rank is not None else found.dimension - result.symmetry_null,
         **{name: getattr(counts, name) for name in ("negative", "marginal", "positive", "undetermined")},
+        "count_bounds": counts.bounds,
+        "smallest_enclosure": found.smallest_enclosure,
         "complete": found.complete,
         "certified": counts.certified,
         "converged": found.converged,
@@ -185,34 +229,54 @@ def compute_record(
         "gradient_norm": point.gradient_norm,
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
+        "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,
         "plan": result.plan.sentence,
         "notes": list(subject.notes),
     }
-    lifted, local = result.lift(found.vectors), np.zeros(len(found.eigenvalues))
-    if question.operator == "wasserstein":
-        part = SecondVariation(objective.linearise(subject.measure), parts=("local",))
+    kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
+    lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors
+    kept, local = kept[: lifted.shape[1]], np.zeros(min(len(kept), lifted.shape[1]))
+    if question.operator == "wasserstein" and len(kept):
+        part = SecondVariation(at, parts=("local",))
         local = (lifted * part.apply(lifted)).sum(0).cpu().numpy()
+    chart, outputs, response = np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0))
+    if subject.loss == "cross_entropy":
+        outputs = pair_outputs(subject)
+        chart = output_curvature(outputs)
+        response = curvature_response(subject.task, subject.measure, lifted, flat=question.operator == "flat")
+    facts["seconds"] = time.perf_counter() - begin
     return StepRecord(
-        found.eigenvalues, found.errors, local,
+        found.eigenvalues, found.errors, kept, local,
         lifted.to(torch.float32).cpu().numpy(),  # seven digits suffice for overlaps
-        GroupPotentials.of(subject.network).targets.cpu().numpy(), facts,
+        GroupPotentials.of(subject.network).targets.cpu().numpy(), flat.eigenvalues, chart, outputs,
+        np.asarray(response, np.float32), facts,
     )  # fmt: skip
+
+
+def _worth_keeping(values: np.ndarray, bytes_each: int) -> np.ndarray:
+    """Numbers of the eigenvalues to follow: all that fit, or else the nearest to zero and the ends."""
+    most = max(16, VECTOR_BYTES // bytes_each)
+    if len(values) <= most:
+        return np.arange(len(values))
+    ends = most // 8
+    near = np.argsort(np.abs(values))[: most - 2 * ends]
+    return np.unique(np.concatenate([np.arange(ends), near, np.arange(len(values) - ends, len(values))]))
+
+
+def pair_outputs(subject: Subject) -> np.ndarray:
+    """Outputs of the network on the pairs of its loss, shape (P, n)."""
+    n = subject.network.group.order
+    outputs = torch.cat([subject.network.outputs(slice(x, x + 1))[0] for x in range(n)])
+    return (outputs if subject.pairs is None else outputs[subject.pairs @ [n, 1]]).cpu().numpy()
 
 
 def condition(subject: Subject) -> tuple[float, float]:
     """Lowest and highest eigenvalue of ``sum_k [D^3 L]_k d_k L``; zero for squared errors."""
     if subject.loss != "cross_entropy":
         return 0.0, 0.0
-    net = subject.network
-    n = net.group.order
-    outputs = torch.cat([net.outputs(slice(x, x + 1))[0] for x in range(n)])
-    targets = torch.as_tensor(np.ascontiguousarray(net.group.sums).reshape(-1), device=outputs.device)
-    if subject.pairs is not None:
-        chosen = torch.as_tensor(subject.pairs @ [n, 1], device=outputs.device)
-        outputs, targets = outputs[chosen], targets[chosen]
-    return third_derivative_range(outputs, targets)
+    return third_derivative_range(pair_outputs(subject), subject.wanted)
 
 
 def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str:
@@ -227,6 +291,7 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
         "group": subject.network.group.name,
         "centred": subject.centred,
         "decay": subject.weight_decay,
+        "labels": subject.labels,
         "pairs": None if subject.pairs is None else subject.pairs.tolist(),
         # The layout may take other tensors from the same file.
         "weights": hashlib.sha256(subject.measure.points.cpu().numpy().tobytes()).hexdigest(),
@@ -246,26 +311,30 @@ def cached_record(subject: Subject, question: SpectralQuestion, *, step: float, 
 
 
 def record_of_step(
-    run: Run, step: int, layout: Layout, question: SpectralQuestion, cache: Path, threads: int | None = None
-) -> StepRecord | str:
-    """Read one checkpoint and return its record, or the reason why there is none."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):
-            subject = subject_of(
-                run.read(step), layout, run, centred=question.centred, device=question.device
-            )
-            return cached_record(question.subject(subject), question, step=step, cache=cache)
-    except RhoscopeError as error:
-        return str(error)
+    step: int, run: Run, layout: Layout, question: SpectralQuestion, cache: Path
+) -> StepRecord:
+    """Read one checkpoint and return its record.
+
+    Raises
+    ------
+    LayoutError
+        If the checkpoint says itself that it is of another task than the layout.
+    """
+    checkpoint = run.read(step)
+    stored = stored_layout(checkpoint)
+    if stored is not None:
+        told, asked = (f"{one.group} with {one.loss}" for one in (stored, layout))
+        if told != asked:
+            raise LayoutError(f"is of another task, {told} instead of {asked}")
+    subject = subject_of(checkpoint, layout, run, centred=question.centred, device=question.device)
+    return cached_record(question.subject(subject), question, step=step, cache=cache)
 
 
 def records_of_run(
-    run: Run, layout: Layout, question: SpectralQuestion, *, cache: Path, workers: int = 1,
-    dask: str | None = None, progress: Progress = silent,
+    run: Run, layout: Layout, question: SpectralQuestion, *, cache: Path, steps: Sequence[int] | None = None,
+    crew: Crew = ALONE, progress: Progress = silent,
 ) -> dict[int, StepRecord | str]:  # fmt: skip
-    """Records of all steps; finished ones come from the cache, so a killed study goes on where it was.
+    """Records of steps; finished ones come from the cache, so a killed study goes on where it was.
 
     Parameters
     ----------
@@ -274,10 +343,10 @@ def records_of_run(
     question : SpectralQuestion
     cache : Path
         Folder of records.
-    workers : int
-        Processes, each with one thread and one checkpoint in memory.
-    dask : str, optional
-        Address of a Dask scheduler to run on instead.
+    steps : sequence of int, optional
+        Default: all of the run.
+    crew : Crew
+        Who works.
     progress : Progress
         Told every finished step.
 
@@ -286,27 +355,14 @@ def records_of_run(
     dict of int to StepRecord or str
         Ascending steps; a string is the reason why a step has no record.
     """
-    found: dict[int, StepRecord | str] = {}
-    single = workers == 1 and dask is None
-    with _backend(workers, dask):
-        jobs = Parallel(return_as="generator", **({"n_jobs": 1} if single else {}))
-        threads = None if single else 1
-        results = jobs(delayed(record_of_step)(run, s, layout, question, cache, threads) for s in run.steps)
-        for done, (step, record) in enumerate(zip(run.steps, results, strict=True), start=1):
-            found[step] = record
-            progress(done, len(run.steps), f"spectrum of step {step}")
-    return found
+    _remove_leftovers(cache)
+    return over_steps(
+        record_of_step, run.steps if steps is None else steps, run, layout, question, cache, crew=crew,
+        what="spectrum of step", progress=progress,
+    )  # fmt: skip
 
 
-@contextmanager
-def _backend(workers: int, dask: str | None) -> Iterator[None]:
-    if dask is None:
-        with parallel_config(backend="loky", n_jobs=workers):
-            yield
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise InputError("--dask: install the extra first: pip install rhoscope[dask]") from error
-    with Client(dask), parallel_config(backend="dask"):
-        yield
+def _remove_leftovers(cache: Path) -> None:
+    for file in cache.glob(".step_*.part"):
+        if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
+            file.unlink(missing_ok=True)

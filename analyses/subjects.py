@@ -17,6 +17,7 @@ from spectra.functionals import Decayed, Functional
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
 from spectra.output_task import OutputTask, nearest_kink
+from spectra.relabelled import labelled_task, shuffled_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Subject:
         Where it came from.
     notes : tuple of str
         What a reader must know (decoupled decay, carried biases, ...).
+    labels : int, optional
+        Seed of shuffled labels (a null control); None: the labels x + y.
     """
 
     network: GroupNetwork
@@ -50,6 +53,7 @@ class Subject:
     step: int | None = None
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
+    labels: int | None = None
 
     @cached_property
     def measure(self) -> ParticleMeasure:
@@ -65,10 +69,18 @@ class Subject:
                 net.group, net.activation, gain=net.gain, loss=self.loss, tied=net.tied, pairs=self.pairs,
                 device=net.a.device,
             )  # fmt: skip
-        return GroupTask(
-            net.group, loss=self.loss, centred=self.centred, tied=net.tied, pairs=self.pairs,
+        return labelled_task(
+            net.group, self.labels, loss=self.loss, centred=self.centred, tied=net.tied, pairs=self.pairs,
             device=net.a.device,
         )  # fmt: skip
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """The element asked for at every pair of the loss, shape (P,)."""
+        group = self.network.group
+        table = group.sums if self.labels is None else shuffled_labels(group, self.labels)
+        flat = np.ascontiguousarray(table).reshape(-1)
+        return flat if self.pairs is None else flat[self.pairs @ [group.order, 1]]
 
     @cached_property
     def objective(self) -> Functional:
@@ -128,9 +140,14 @@ def subject_of(
     chosen = _pairs_of(config, network, pairs)
     if chosen is not None:
         notes.append(f"loss and spectrum over the {len(chosen):,} training pairs")
+    labels = config.get("labels")
+    if not isinstance(labels, int) or labels < 0:  # a foreign run.json may hold anything
+        labels = None
+    if labels is not None:
+        notes.append("null control: trained on shuffled labels; accuracy is against the true ones")
     return Subject(
         network, layout.loss, centred, weight_decay, chosen, str(checkpoint.path), checkpoint.step,
-        checkpoint.sha256, tuple(notes),
+        checkpoint.sha256, tuple(notes), labels,
     )  # fmt: skip
 
 

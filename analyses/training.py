@@ -23,6 +23,7 @@ from manifold.measures import ParticleMeasure
 from spectra.flow import gradient_flow
 from spectra.group_task import LOSSES, GroupTask
 from spectra.networks import GroupNetwork
+from spectra.relabelled import labelled_task
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "flow")
 SCHEDULES = ("constant", "cosine")
@@ -65,6 +66,8 @@ class TrainingPlan:
         Keep the means of a, b and c at zero by projecting every step.
     seed : int
         Of the initial weights and of the split.
+    labels : int, optional
+        Seed that deals the labels x + y out anew to all pairs: a null control. Default: true labels.
     """
 
     group: str
@@ -81,6 +84,7 @@ class TrainingPlan:
     tied: bool = False
     centred: bool = True
     seed: int = 0
+    labels: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
@@ -132,9 +136,10 @@ class TrainingPlan:
         """The loss that is trained, on the training pairs."""
         group = FiniteAbelianGroup.parse(self.group)
         pairs = training_pairs(group, self.held_out) if len(self.held_out) else None
-        return GroupTask(
-            group, loss=self.loss, centred=self.centred, tied=self.tied, pairs=pairs, device=device
-        )
+        return labelled_task(
+            group, self.labels, loss=self.loss, centred=self.centred, tied=self.tied, pairs=pairs,
+            device=device,
+        )  # fmt: skip
 
     def initial(self) -> GroupNetwork:
         """The network at step 0."""

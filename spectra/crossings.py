@@ -156,17 +156,20 @@ def _advance(step: SpectralStep, carried: np.ndarray) -> tuple[np.ndarray, np.nd
     """One link: place and score of each carried vector, the vectors to carry on, eigenvalues left over."""
     inner = step.vectors.T @ carried
     labels = step.clusters
-    scores = np.zeros_like(inner)
-    for label in np.unique(labels):
-        scores[labels == label] = np.square(inner[labels == label]).sum(0)
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    scores = np.add.reduceat(np.square(inner), starts, axis=0)[labels] if len(labels) else inner
     # Inside a cluster every place scores the same; the plain overlap only settles the order there.
     chosen = linear_sum_assignment(scores + 1e-9 * np.square(inner), maximize=True)
     places = np.full(inner.shape[1], -1)
     places[chosen[1]] = chosen[0]
     kept = np.flatnonzero(places >= 0)
-    frames = np.zeros((len(step.vectors), len(kept)))
+    # A branch alone in its cluster goes on with the eigenvector, in the sense of the carried one.
+    frames = step.vectors[:, places[kept]] * np.where(inner[places[kept], kept] < 0, -1, 1).astype(
+        inner.dtype
+    )
     rest = {}
-    for label in np.unique(labels):
+    taken = np.bincount(labels[places[kept]], minlength=len(starts))
+    for label in np.flatnonzero((taken != 1) | (np.bincount(labels, minlength=len(starts)) != 1)):
         members = np.flatnonzero(labels == label)
         here = np.flatnonzero(labels[places[kept]] == label)
         left, _, right = np.linalg.svd(inner[np.ix_(members, kept[here])])

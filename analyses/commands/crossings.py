@@ -34,13 +34,16 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.crossings import follow_crossings
+from analyses.controls import CONTROL_WORDS
+from analyses.crossings import StudyPlan, follow_crossings
+from analyses.crossings_document import dataset_of_study, document_of_study
 from analyses.report import write_report
 from analyses.runs import Run
-from analyses.spectral_steps import SpectralQuestion
-from analyses.subjects import subject_of
+from analyses.spectral_steps import POTENTIAL_SETS, SpectralQuestion
+from analyses.step_jobs import Crew
+from analyses.subjects import Subject, subject_of
 from manifold.errors import CheckpointError, InputError
-from spectra.plan import SUBSPACES
+from spectra.plan import MAX_SECONDS, SUBSPACES
 
 EPILOG = """
 Examples:
@@ -49,7 +52,9 @@ Examples:
 
   rhoscope crossings runs/flow5 --refine-time --check-modes 20 --json
 
-  rhoscope crossings runs/mod23 --subspace full --eigenvalues 20 --workers 2 --skip-bad
+  rhoscope crossings runs/flow5 --control random --control labels --refine --report crossings.html
+
+  rhoscope crossings runs/mod23 --eigenvalues 20 --workers 2 --coarse 12 --skip-bad
 """
 PANEL = "Study"
 
@@ -80,9 +85,15 @@ def register(app: typer.Typer) -> None:
                 rich_help_panel=PANEL,
             ),
         ] = None,
+        potentials: Annotated[
+            str, typer.Option(help=" | ".join(POTENTIAL_SETS), rich_help_panel=PANEL)
+        ] = "all",
         eigenvalues: Annotated[
-            int, typer.Option(min=1, help="At each end, where not all fit.", rich_help_panel=PANEL)
-        ] = 10,
+            str, typer.Option(help="At each end, where not all fit; or all.", rich_help_panel=PANEL)
+        ] = "10",
+        max_seconds: Annotated[
+            float, typer.Option(min=0.0, help="Of the iteration at one step.", rich_help_panel=PANEL)
+        ] = MAX_SECONDS,
         refine_time: Annotated[
             bool,
             typer.Option("--refine-time", help="Bisect brackets by training again.", rich_help_panel=PANEL),
@@ -91,13 +102,34 @@ def register(app: typer.Typer) -> None:
             int,
             typer.Option(min=0, help="Modes compared with the true flow at the end.", rich_help_panel=PANEL),
         ] = 0,
-        control: Annotated[
-            str,
+        refine: Annotated[
+            bool,
+            typer.Option("--refine", help="Move every step to a fixed point.", rich_help_panel=PANEL),
+        ] = False,
+        certify: Annotated[
+            int,
             typer.Option(
-                help="none | random: the null control with every step's weights shuffled.",
+                min=0,
+                help="Count all signs at so many steps by factorising the full matrix.",
                 rich_help_panel=PANEL,
             ),
-        ] = "none",
+        ] = 0,
+        coarse: Annotated[
+            int | None,
+            typer.Option(
+                min=2,
+                help="Start with so many saved steps; insert others where branches need them.",
+                rich_help_panel=PANEL,
+            ),
+        ] = None,
+        control: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="random (weights shuffled) | labels (trained on shuffled labels): a null control "
+                "beside the run; may be given twice.",
+                rich_help_panel=PANEL,
+            ),
+        ] = None,
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
@@ -129,26 +161,26 @@ def register(app: typer.Typer) -> None:
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
         run = Run.open(run_dir, step_pattern=step_pattern)
-        question = SpectralQuestion(operator, subspace, eigenvalues, centred, seed, device, control)
+        question = SpectralQuestion(
+            operator, subspace, _count(eigenvalues), centred, seed, device, potentials=potentials,
+            max_seconds=max_seconds,
+        )  # fmt: skip
+        extras = StudyPlan(
+            coarse, refine_time, check_modes, refine, certify, tuple(control or ()), skip_bad, cache,
+            Crew(workers, dask),
+        )  # fmt: skip
         checkpoint = _readable(run, skip_bad)
         chosen = choose_layout(
             checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
             output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
         subject = subject_of(checkpoint, chosen, run, centred=centred, device=device)
-        say(
-            f"plan: {len(run.steps)} checkpoints on {workers} worker(s), each: "
-            f"{question.plan(subject).sentence}",
-            quiet=quiet,
-        )
+        say(_plan(run, question, extras, subject), quiet=quiet)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
-            study = follow_crossings(
-                run, chosen, question, cache=cache, workers=workers, dask=dask, skip_bad=skip_bad,
-                refine_time=refine_time, check_modes=check_modes, progress=progress,
-            )  # fmt: skip
-        document, dataset = study.document, study.dataset
+            study = follow_crossings(run, chosen, question, extras, progress=progress)
+        document, dataset = document_of_study(study), dataset_of_study(study)
         if report is not None:
             write_report([dataset], report, force=force, figure_format=figure_format)
             say(f"report written to {report}", quiet=quiet)
@@ -156,6 +188,10 @@ def register(app: typer.Typer) -> None:
             document, study=dataset, out=out, csv=csv, json=json, force=force, summary=_summary(document),
             quiet=quiet,
         )  # fmt: skip
+        problem = _unfinished(document)
+        if problem is not None:
+            say(problem)
+            raise typer.Exit(3)
 
 
 def _readable(run: Run, skip_bad: bool):
@@ -169,21 +205,31 @@ def _readable(run: Run, skip_bad: bool):
     raise CheckpointError(f"{run.path}: no checkpoint can be read")
 
 
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--eigenvalues: expected a positive number or all, got {text!r}")
+    return int(text)
+
+
+def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subject) -> str:
+    crew = extras.crew
+    who = f"Dask at {crew.dask}" if crew.dask else f"{crew.workers} worker(s)"
+    steps = len(run.steps) if extras.coarse is None else f"{min(extras.coarse, len(run.steps))} or more"
+    more = [f"null control {name} ({CONTROL_WORDS[name]})" for name in extras.controls]
+    more += ["a fixed point from every step"] if extras.refine else []
+    also = f"; also {', '.join(more)}" if more else ""
+    return f"plan: {steps} checkpoints on {who}, each: {question.plan(subject).sentence}{also}"
+
+
 def _summary(document: dict[str, Any]) -> str:
-    names = ["loss", "rank", "negative", "marginal", "positive", "undetermined"]
-    lines = ["{:>10} {:>11} {:>6} {:>9} {:>9} {:>12} {:>13}".format(
-        "step", "loss", "rank", "unstable", "marginal", "contracting", "undetermined"
-    )]  # fmt: skip
-    for step, loss, *counts in zip(document["steps"], *(document[name] for name in names), strict=True):
-        lines.append("{:>10.6g} {:>11.4e} {:>6} {:>9} {:>9} {:>12} {:>13}".format(step, loss, *counts))
-    if any(document["undetermined"]):
-        lines.append("counts are lower bounds: the undetermined ones may have any sign")
+    lines = _table(document)
     kinds, motion = document["kinds"], document["monotone"]
     lines += [
         f"visits to zero: {kinds['crossing']} crossings, {kinds['touch']} touches, "
         f"{kinds['unresolved']} unresolved (Hessian sign: positive = contracting)",
-        f"moves that do not increase: {motion['fraction_nonincreasing_hessian']:.3f} of Hessian, "
-        f"{motion['fraction_nonincreasing_jacobian']:.3f} of Jacobian eigenvalues",
+        *(_motion_line(name, found) for name, found in motion["operators"].items() if found),
     ]
     checked = document["linearisation"]
     if checked and checked["checked_modes"]:
@@ -193,5 +239,80 @@ def _summary(document: dict[str, Any]) -> str:
         )
     elif checked:
         lines.append(f"linearisation not checked: {checked['reason']}")
+    lines += [_certified_line(found) for found in document["certified_counts"] or ()]
+    lines += [_fixed_line(point) for point in document["fixed_points"] or ()]
+    for name, control in document["controls"].items():
+        lines.append(
+            f"null control {name} ({CONTROL_WORDS[name]}): unstable {control['negative'][0]} to "
+            f"{control['negative'][-1]} of {control['rank'][-1]}, loss {control['loss'][0]:.3e} to "
+            f"{control['loss'][-1]:.3e}, {control['kinds']['crossing']} crossings, "
+            f"{100 * control['ones'][-1]:.0f} % of rho_kkk at 1"
+        )
+    if document["missing_steps"]:
+        missing = ", ".join(map(str, document["missing_steps"]))
+        lines.append(f"missing checkpoints (their brackets are wider): {missing}")
     lines += [f"left out: step {step}: {reason}" for step, reason in document["skipped"].items()]
     return "\n".join(lines)
+
+
+def _table(document: dict[str, Any]) -> list[str]:
+    """Counts per step; two-sided bounds where not every sign is known."""
+    row = "{:>10} {:>11} {:>7} {:>13} {:>9} {:>13}"
+    lines = [row.format("step", "loss", "rank", "unstable", "marginal", "contracting")]
+    bounds = document["count_bounds"]
+    for i, step in enumerate(document["steps"]):
+        negative, positive = (_bounded(*bounds[name][i]) for name in ("negative", "positive"))
+        lines.append(row.format(
+            f"{step:.6g}", f"{document['loss'][i]:.4e}", document["rank"][i], negative,
+            document["marginal"][i], positive,
+        ))  # fmt: skip
+    if any(document["undetermined"]):
+        lines.append("a..b: proved bounds; the eigenvalues between were not computed")
+    return lines
+
+
+def _motion_line(name: str, found: dict[str, Any]) -> str:
+    if found["constant"]:
+        return f"{name}: constant (the loss is quadratic in the potentials)"
+    return (
+        f"{name}: {found['fraction_nonincreasing_hessian']:.3f} of the moves do not increase Hessian, "
+        f"{found['fraction_nonincreasing_jacobian']:.3f} not Jacobian eigenvalues"
+    )
+
+
+def _certified_line(found: dict[str, Any]) -> str:
+    if "reason" in found:
+        return f"complete counts of step {found['step']}: {found['reason']}"
+    negative, positive = (_bounded(*found[name]) for name in ("negative", "positive"))
+    return (
+        f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
+        f"{found['dimension']} ({found['symmetries']} symmetries apart; zero means within "
+        f"{2 * found['shift']:.1e})"
+    )
+
+
+def _bounded(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}..{high}"
+
+
+def _fixed_line(point: dict[str, Any]) -> str:
+    if not point["converged"]:
+        return f"fixed point from step {point['step']}: none reached: {point['reason']}"
+    spectrum = point["spectrum"]
+    basin = "same basin" if point["same_basin"] else "another basin"
+    leak = "" if spectrum["leak"] is None else f", leak {spectrum['leak']:.1e}"
+    return (
+        f"fixed point from step {point['step']}: {point['kind']}, max |grad V| "
+        f"{point['gradient_norm']:.1e} to {point['gradient_norm_after']:.1e}, moved {point['moved']:.2g}, "
+        f"{basin}, loss {point['loss_after']:.3e}, unstable {spectrum['negative']}{leak}"
+    )
+
+
+def _unfinished(document: dict[str, Any]) -> str | None:
+    late = [
+        f"{step:g}" for step, good in zip(document["steps"], document["converged"], strict=True) if not good
+    ]
+    if not late:
+        return None
+    shown = ", ".join(late[:5]) + (f" and {len(late) - 5} more" if len(late) > 5 else "")
+    return f"not converged at step {shown}: what was reached is listed with its bounds; raise --max-seconds"

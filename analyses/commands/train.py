@@ -56,6 +56,10 @@ def register(app: typer.Typer) -> None:
         centred: Annotated[
             bool, typer.Option("--centred/--no-centred", help="Keep means of a, b, c at zero.")
         ] = True,
+        shuffle_labels: Annotated[
+            bool,
+            typer.Option("--shuffle-labels", help="Null control: labels dealt out anew to the pairs."),
+        ] = False,
         save_every: Annotated[
             int | None, typer.Option(help="Steps between checkpoints. [default: about 40, log-spaced]")
         ] = None,
@@ -76,6 +80,7 @@ def register(app: typer.Typer) -> None:
             group=group, width=width, loss=loss, optimizer=optimizer, lr=lr, schedule=schedule,
             weight_decay=weight_decay, steps=steps, init_scale=init_scale, output_scale=output_scale,
             train_fraction=train_fraction, tied=tied, centred=centred, seed=seed,
+            labels=seed if shuffle_labels else None,
         )  # fmt: skip
         say(describe(plan, save_every), quiet=quiet)
         if dry_run:

@@ -1,6 +1,12 @@
 """`rhoscope crossings`: contract, cache, bad input, brackets that shrink."""
 
+import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,15 +14,18 @@ import torch
 from typer.testing import CliRunner
 
 import analyses.spectral_steps as spectral_steps
+from analyses import fixed_points, insertion
 from analyses.cli import build_app
-from analyses.flow_time import advance, flow_times
+from analyses.exports import write_checkpoint
+from analyses.flow_time import advance, flow_times, training_plan
 from analyses.runs import Run
 from analyses.sections import scientific
 from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
 from manifold.errors import RhoscopeError
-from spectra.variation import SecondVariation
+from spectra.crossings import SpectralStep
+from spectra.variation import DeflatedVariation, SecondVariation
 
 
 def call(*arguments):
@@ -59,9 +68,11 @@ def test_document_of_a_flow_run(document, flow_run):
     assert len(branch["eigenvalues"]) == len(branch["errors"]) == 21
     assert document["monotone"]["condition_D3L"] == [[0, 0]] * 21
     assert 0 < document["monotone"]["fraction_nonincreasing_hessian"] < 1
-    causes = document["monotone"]["causes"]
-    assert causes["rises"] + causes["falls"] <= document["monotone"]["moves"]
-    assert 0 <= causes["rises_by_interaction"] <= 1
+    violations = document["monotone"]["violations"]
+    assert sum(part["moves"] for part in violations.values()) <= document["monotone"]["moves"]
+    for part in violations.values():
+        assert part["by_gram"] + part["by_local"] == pytest.approx(1)
+        assert part["by_curvature"] == 0
     assert document["linearisation"]["checked_modes"] == 4
     assert document["linearisation"]["max_relative_rate_error"] < 0.01
 
@@ -76,6 +87,8 @@ def test_dataset_and_page(document, flow_run):
     error = document["linearisation"]["max_relative_rate_error"]
     assert f"relative error of {scientific(error, 2)}" in page
     assert page.count("data:image/png") == 2
+    parts = study.move_by_gram + study.move_by_curvature + study.move_by_local
+    assert parts.to_numpy() == pytest.approx(np.diff(study.branch_eigenvalue.to_numpy(), axis=0), nan_ok=True)
 
 
 def test_finished_steps_are_not_computed_again(flow_run, document, monkeypatch):
@@ -153,6 +166,28 @@ def test_bad_steps_are_named_and_skipped_on_demand(flow_run, tmp_path, change):
     assert list(found["skipped"]) == ["20"]
 
 
+def test_a_step_of_another_task_is_named(flow_run, tmp_path):
+    path = damaged(flow_run, tmp_path / "mixed", lambda w: w)
+    run = Run.open(path)
+    other = dataclasses.replace(run.layout, loss="cross_entropy")
+    write_checkpoint(run.files[20], run.read(20).tensors, layout=other, provenance={}, force=True)
+    with pytest.raises(RhoscopeError, match=r"step 20: .*another task, Z3 with cross_entropy"):
+        call("crossings", path, "--quiet")
+    found = json.loads(call("crossings", path, "--quiet", "--skip-bad", "--json").stdout)
+    assert (found["steps"], list(found["skipped"])) == ([0, 40], ["20"])
+
+
+def test_missing_and_duplicated_steps_are_named(flow_run, tmp_path):
+    path = damaged(flow_run, tmp_path / "holes", lambda w: w)
+    run = Run.open(path)
+    run.files[20].unlink()
+    result = call("crossings", path, "--quiet")
+    assert "missing checkpoints (their brackets are wider): 20" in result.stdout
+    Run.open(path).save(40, dict(run.read(40).tensors), suffix=".safetensors")
+    with pytest.raises(RhoscopeError, match="step 40 is there twice"):
+        call("crossings", path, "--quiet")
+
+
 def test_other_refusals(flow_run, tmp_path):
     run = Run.open(flow_run)
     single = Run.create(tmp_path / "one", run.config)
@@ -180,15 +215,184 @@ def test_flat_operator(flow_run):
     assert found["negative"] == [0] * 21  # the loss is convex in the potentials
 
 
-def test_null_control_has_no_transition(flow_run, document):
-    found = json.loads(call("crossings", flow_run, "--control", "random", "--json", "--quiet").stdout)
-    assert found["control"] == "random"
-    assert found["negative"][-1] > 0 == document["negative"][-1]
-    assert found["loss"][-1] > 100 * document["loss"][-1]
-    with pytest.raises(RhoscopeError, match="null control"):
-        call("crossings", flow_run, "--control", "random", "--check-modes", 2, "--quiet")
+def test_null_controls_have_no_transition(flow_run, document):
+    arguments = ("crossings", flow_run, "--control", "random", "--control", "labels", "--json", "--quiet")
+    found = json.loads(call(*arguments).stdout)
+    assert found["negative"] == document["negative"]
+    random, labels = found["controls"]["random"], found["controls"]["labels"]
+    assert random["negative"][-1] > 0 == document["negative"][-1]
+    assert random["loss"][-1] > 100 * document["loss"][-1]
+    assert labels["steps"] == document["steps"]
+    assert labels["accuracy"][-1] < 1 == document["accuracy"][-1]  # 40 neurons learn nine pairs by heart
+    assert labels["ones"][-1] == 0 < document["ones"][-1] == 1
+    control = Run.open(flow_run / "crossings_cache" / "labels_control")
+    assert training_plan(control) == dataclasses.replace(training_plan(Run.open(flow_run)), labels=0)
+    before = {file: file.stat().st_mtime_ns for file in control.files.values()}
+    assert json.loads(call(*arguments).stdout)["controls"]["labels"]["loss"] == labels["loss"]
+    assert before == {file: file.stat().st_mtime_ns for file in control.files.values()}
     with pytest.raises(RhoscopeError, match="--control"):
-        call("crossings", flow_run, "--control", "labels", "--quiet")
+        call("crossings", flow_run, "--control", "lables", "--quiet")
+
+
+def test_a_killed_study_loses_no_finished_step(tmp_path, monkeypatch):
+    train(TrainingPlan("Z5", width=96, optimizer="sgd", steps=24), tmp_path / "run", save_every=1)
+    cache = tmp_path / "cache"
+    command = [
+        sys.executable,
+        "-m",
+        "analyses.cli",
+        "crossings",
+        str(tmp_path / "run"),
+        "--cache",
+        str(cache),
+    ]
+    study = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while study.poll() is None and len(list(cache.glob("step_*.npz"))) < 3:
+            time.sleep(0.005)
+    finally:
+        study.send_signal(signal.SIGKILL)
+        study.wait()
+    assert study.returncode == -signal.SIGKILL, study.stderr.read().decode()
+    finished = {file: file.stat().st_mtime_ns for file in cache.glob("step_*.npz")}
+    assert 3 <= len(finished) < 25
+    computed = []
+    original = spectral_steps.compute_record
+    monkeypatch.setattr(
+        spectral_steps, "compute_record", lambda *a, **k: computed.append(k["step"]) or original(*a, **k)
+    )
+    found = json.loads(call(*command[3:], "--json", "--quiet").stdout)
+    assert found["steps"] == list(range(25))
+    assert len(computed) == 25 - len(finished)
+    assert finished == {file: file.stat().st_mtime_ns for file in finished}
+
+
+def test_a_dask_cluster_finds_the_same(flow_run, document, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path / "scratch"
+    ) as cluster:
+        found = json.loads(
+            call(
+                "crossings", flow_run, "--dask", cluster.scheduler_address, "--cache", tmp_path / "cache",
+                "--json", "--quiet",
+            ).stdout
+        )  # fmt: skip
+    assert found["crossings"] == document["crossings"]
+    assert np.allclose(found["loss"], document["loss"], rtol=1e-12)
+    assert len(list((tmp_path / "cache").glob("step_*.npz"))) == 21
+    with pytest.raises(RhoscopeError, match="no scheduler answers"):
+        call("crossings", flow_run, "--dask", "tcp://127.0.0.1:9", "--cache", tmp_path / "none", "--quiet")
+
+
+def test_saved_checkpoints_are_inserted_where_branches_need_them(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--coarse", 4, "--json", "--quiet").stdout)
+    steps = found["steps"]
+    assert 4 < len(steps) < 21
+    assert set(steps) <= set(document["steps"])
+    known = dict(zip(document["steps"], document["negative"], strict=True))
+    assert found["negative"] == [known[step] for step in steps]
+    for event in found["crossings"]:
+        assert event["step_high"] - event["step_low"] == 20  # no saved step is left inside a bracket
+
+
+def test_a_link_that_may_have_lost_its_branch_asks_for_a_step():
+    def record(vectors):
+        return SimpleNamespace(spectral=SpectralStep([1.0, 2.0], [0.0, 0.0], vectors))
+
+    turn = np.array([[0.8, 0.6], [-0.6, 0.8]])
+    assert insertion._weights([record(v) for v in (np.eye(2), np.eye(2), turn)]).tolist() == [0, 0]
+    (gone,) = insertion._weights([record(np.eye(4)[:, :2]), record(np.eye(4)[:, 2:])])
+    assert gone == pytest.approx(2 * insertion.POOR_LINK)
+
+
+def test_fixed_points_near_every_step(flow_run, tmp_path):
+    run = Run.open(flow_run)
+    few = Run.create(tmp_path / "few", run.config)
+    for step in (0, 100, 400):
+        few.save(step, dict(run.read(step).tensors))
+    command = ("crossings", tmp_path / "few", "--refine", "--quiet")
+    out = tmp_path / "few.nc"
+    found = json.loads(call(*command, "--json", "--out", out, "--report", tmp_path / "few.html").stdout)
+    points = {point["step"]: point for point in found["fixed_points"]}
+    assert list(points) == [0, 100, 400]
+    last = points[400]
+    assert (last["converged"], last["kind"], last["same_basin"]) == (True, "mp-critical", True)
+    assert last["spectrum"]["leak"] < 1e-6
+    assert last["spectrum"]["positive"] == 18
+    for point in points.values():
+        if point["converged"]:
+            assert point["gradient_norm_after"] <= 1e-8 < max(point["gradient_norm"], 1e-7)
+        else:
+            assert "wanted 1.0e-08" in point["reason"]
+    assert read_study(out).fixed_moved.shape == (3,)
+    assert "Where would the flow stand still?" in (tmp_path / "few.html").read_text()
+    assert "fixed point from step 400: mp-critical" in call(*command).stdout
+
+
+def test_a_fixed_point_that_is_not_reached_is_reported_and_the_study_goes_on(flow_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fixed_points, "SADDLE_STEPS", 0)
+    monkeypatch.setattr(fixed_points, "DESCENT_STEPS", 1)
+    path = damaged(flow_run, tmp_path / "short", lambda w: w)
+    result = call("crossings", path, "--refine", "--quiet")
+    assert result.exit_code == 0
+    assert "fixed point from step 0: none reached: refine: max_j |grad V(z_j)|" in result.stdout
+    assert "visits to zero" in result.stdout
+
+
+def test_cross_entropy_moves_the_curvature_too(tmp_path):
+    train(TrainingPlan("Z3", width=12, loss="cross_entropy", optimizer="sgd", steps=200), tmp_path / "ce",
+          save_every=50)  # fmt: skip
+    out = tmp_path / "ce.nc"
+    found = json.loads(call("crossings", tmp_path / "ce", "--json", "--quiet", "--out", out).stdout)
+    motion, study = found["monotone"], read_study(out)
+    assert all(low < 0 < high for low, high in motion["condition_D3L"][1:])
+    assert not motion["operators"]["chart"]["constant"]
+    assert motion["operators"]["chart"]["moves"] == 4 * 27
+    assert motion["operators"]["flat"]["violations"] is None
+    parts = [study[f"move_by_{name}"].to_numpy() for name in ("gram", "curvature", "local")]
+    assert sum(parts) == pytest.approx(np.diff(study.branch_eigenvalue.to_numpy(), axis=0), nan_ok=True)
+    assert np.nanmax(np.abs(parts[1])) > 1e-3
+    flat = json.loads(call("crossings", tmp_path / "ce", "--operator", "flat", "--json", "--quiet").stdout)
+    assert flat["monotone"]["violations"]["hessian"]["by_local"] == 0
+
+
+def test_monotone_tells_all_three_operators(document):
+    operators = document["monotone"]["operators"]
+    assert operators["chart"]["constant"]
+    assert operators["chart"]["violations"]["hessian"]["moves"] == 0
+    assert operators["flat"]["violations"]["hessian"]["by_gram"] == 1
+    assert 0 < operators["flat"]["fraction_nonincreasing_hessian"] < 1
+    assert document["monotone"]["condition_holds"] == 1
+
+
+def test_complete_counts_at_some_steps(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--certify", 3, "--json", "--quiet").stdout)
+    counts = {row["step"]: row for row in found["certified_counts"]}
+    assert list(counts) == [0, 200, 400]
+    assert counts[0]["dimension"] == 40 * 6 - 40
+    for i, row in ((0, counts[0]), (20, counts[400])):
+        assert row["negative"][1] >= document["negative"][i]  # a subspace has no more
+        assert row["positive"][0] <= row["positive"][1] <= row["dimension"] - row["negative"][0]
+    run = Run.open(flow_run)
+    subject = subject_of(run.read(0), run.layout, run)
+    apart = DeflatedVariation(SecondVariation(subject.task.linearise(subject.measure)))
+    values = torch.linalg.eigvalsh(apart.dense())
+    for name, sign in (("negative", -1), ("positive", 1)):  # the 40 directions taken out are zero here
+        low, high = counts[0][name]
+        assert low <= int((sign * values > 1e-9).sum()) <= high
+    text = call("crossings", flow_run, "--certify", 2, "--quiet").stdout
+    assert "complete counts of step 0: " in text
+    assert len(list((flow_run / "crossings_cache").glob("counts_0_*.json"))) == 1
+
+
+def test_a_set_of_potentials_spans_a_smaller_space(flow_run, document):
+    found = json.loads(call("crossings", flow_run, "--potentials", "R_g", "--json", "--quiet").stdout)
+    assert set(found["rank"]) == {2}  # Re and Im of rho_111
+    for i in range(21):  # Cauchy interlacing with the spectrum on all of span(R)
+        assert found["smallest"][i][0] > document["smallest"][i][0] - 1e-9
+        assert found["largest"][i][0] < document["largest"][i][0] + 1e-9
+        assert found["negative"][i] <= document["negative"][i]
 
 
 def test_two_workers_find_the_same(flow_run, document, tmp_path):

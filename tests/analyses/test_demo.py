@@ -23,7 +23,10 @@ def test_demo_writes_page_and_studies(quick, tmp_path):
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert (out / "report.html").read_text("utf-8").count("<h2>Training on") == 2
-    assert sorted(document["studies"]) == ["z23-maxent", "z23-trajectory", "z7-checkpoint", "z7-trajectory"]
+    assert "Eigenvalue crossings while training on Z3" in (out / "report.html").read_text("utf-8")
+    assert sorted(document["studies"]) == [
+        "z23-maxent", "z23-trajectory", "z7-checkpoint", "z7-crossings", "z7-trajectory",
+    ]  # fmt: skip
     for name, path in document["studies"].items():
         assert json.loads(read_study(path).attrs["summary"]) == document["documents"][name]
     assert document["documents"]["z7-checkpoint"]["fixed_point"]["refined"]
@@ -33,7 +36,7 @@ def test_summary_has_the_numbers_of_the_studies(quick, tmp_path):
     found = demonstrate(Stage(tmp_path / "demo"))
     course = found.documents["z7-trajectory"]
     assert f"{course['negative'][0]} of {course['rank'][0]} at step 0" in found.lines[1]
-    assert len(found.lines) == 5
+    assert len(found.lines) == 7
 
 
 def test_full_folder_is_refused_before_any_work(quick, tmp_path):
@@ -46,7 +49,7 @@ def test_full_folder_is_refused_before_any_work(quick, tmp_path):
 def test_force_replaces_its_own_files_only(quick, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for _ in range(2):
-        demonstrate(Stage(tmp_path, force=True), parts=PARTS[1:2])
+        demonstrate(Stage(tmp_path, force=True), parts=PARTS[2:])
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert (tmp_path / "report.html").exists()
 

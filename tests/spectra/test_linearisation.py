@@ -11,7 +11,7 @@ from spectra.flow import gradient_flow, refine
 from spectra.functionals import PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.linearisation import check_linearisation, choose_modes
-from spectra.monotone import explain_moves, monotony, third_derivative_range
+from spectra.motion import monotony, split_moves, third_derivative_range
 from spectra.plan import compute_spectrum, plan_spectrum
 
 
@@ -91,7 +91,7 @@ def test_condition_against_third_derivatives_by_autodiff():
     hessian = torch.func.hessian(loss)
     _, dense = torch.func.jvp(hessian, (f.flatten(),), (torch.func.grad(loss)(f.flatten()),))
     expected = torch.linalg.eigvalsh(dense)
-    low, high = third_derivative_range(f, targets)
+    low, high = third_derivative_range(f.numpy(), targets.numpy())
     assert (low, high) == pytest.approx((float(expected[0]), float(expected[-1])), abs=1e-14)
     assert low < 0 < high
 
@@ -99,6 +99,12 @@ def test_condition_against_third_derivatives_by_autodiff():
 def test_moves_are_attributed_to_the_part_that_moved():
     values = np.array([[0.0, 0.0, 0.0, 1.0], [1.0, 1.0, -1.0, np.nan]])
     local = np.array([[0.0, 0.0, 0.0, 0.0], [0.9, 0.2, 0.5, np.nan]])
-    found = explain_moves(values, np.full((2, 4), 1e-9), local)
-    assert (found.rises, found.falls) == (2, 1)
-    assert (found.rises_by_interaction, found.falls_by_interaction) == (0.5, 1.0)
+    errors = np.full((2, 4), 1e-9)
+    moves = split_moves(values, errors, local)
+    assert moves.leading(1) == {"moves": 2, "by_gram": 0.5, "by_curvature": 0.0, "by_local": 0.5}
+    assert moves.leading(-1) == {"moves": 1, "by_gram": 1.0, "by_curvature": 0.0, "by_local": 0.0}
+    bent = split_moves(values, errors, local, np.array([[0.0, 0.5, -1.4, np.nan]]))
+    assert bent.leading(1)["by_curvature"] == 0.5
+    assert bent.leading(-1)["by_curvature"] == 1.0
+    total = bent.gram + bent.curvature + bent.local
+    assert total == pytest.approx(np.diff(values, axis=0), nan_ok=True)

@@ -6,6 +6,7 @@ import torch
 from manifold.errors import NotConvergedError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra import saddles
 from spectra.flow import FixedPointKind, gradient_flow
 from spectra.functionals import PotentialFunctional
 from spectra.group_task import GroupTask
@@ -36,6 +37,20 @@ def test_a_stationary_point_of_a_group_task_from_the_middle_of_training():
     assert float(task.gradient(found.measure).norm(dim=1).max()) <= 1e-9
     spectrum = compute_spectrum(plan_spectrum(task, found.measure), task, found.measure).spectrum
     assert spectrum.complete
+
+
+def test_steps_without_matrices_end_at_the_same_kind_of_point(monkeypatch):
+    task = GroupTask(FiniteAbelianGroup((3,)), centred=True)
+    rng = torch.Generator().manual_seed(0)
+    start = ParticleMeasure(0.6 * torch.randn(24, task.dimension, generator=rng, dtype=torch.float64))
+    *_, near = gradient_flow(task, start, [25.0])
+    dense = nearest_stationary_point(task, near, tol=1e-9)
+    monkeypatch.setattr(saddles, "SMALL_SPAN", 0)
+    free = nearest_stationary_point(task, near, tol=1e-9)
+    for found in (dense, free):
+        assert found.kind is FixedPointKind.MP_CRITICAL
+        assert found.gradient_norm_after <= 1e-9 < found.gradient_norm
+    assert dense.moved == pytest.approx(free.moved, rel=0.2)
 
 
 def test_a_slope_without_stationary_point_says_so():

@@ -1,0 +1,82 @@
+"""Complete counts of signs at some steps of a run, where no complete spectrum is at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analyses.layouts import Layout
+from analyses.runs import Run
+from analyses.spectral_steps import SpectralQuestion, cache_name
+from analyses.step_jobs import kept_result
+from analyses.studies import Progress, silent
+from analyses.subjects import Subject, subject_of
+from manifold.errors import RhoscopeError
+from spectra.eigen import power_norm
+from spectra.sylvester import count_signs
+from spectra.variation import DeflatedVariation, SecondVariation
+
+COUNTS_VERSION = 1
+
+
+def certified_counts_of_run(
+    run: Run, layout: Layout, question: SpectralQuestion, *, cache: Path, steps: Sequence[int],
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Complete counts on the complement of the symmetry directions at each step; finished from the cache.
+
+    One step after the other, with all threads: the matrix fills the memory.
+
+    Parameters
+    ----------
+    run : Run
+    layout : Layout
+    question : SpectralQuestion
+    cache : Path
+        Folder of finished steps.
+    steps : sequence of int
+    progress : Progress
+
+    Returns
+    -------
+    list of dict
+        ``step``, bounds ``negative`` and ``positive``, ``shift`` (eigenvalues beyond twice this have their
+        sign), ``error``, ``dimension``, ``symmetries`` (directions taken out), ``seconds``; or
+        ``step`` and ``reason``.
+    """
+    found = []
+    for done, step in enumerate(steps):
+        progress(done, len(steps), f"complete counts of step {step}")
+        try:
+            subject = subject_of(
+                run.read(step), layout, run, centred=question.centred, device=question.device
+            )
+            key = hashlib.sha256(f"{cache_name(subject, question, step)} {COUNTS_VERSION}".encode())
+            file = cache / f"counts_{step}_{key.hexdigest()[:16]}.json"
+            found.append(kept_result(file, lambda s=subject, n=step: _counts(s, n, question.seed)))
+        except RhoscopeError as error:
+            found.append({"step": step, "reason": str(error)})
+    progress(len(steps), len(steps), "complete counts")
+    return found
+
+
+def _counts(subject: Subject, step: int, seed: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    full = SecondVariation(subject.objective.linearise(subject.measure))
+    operator = DeflatedVariation(full)
+    operator.shift = 0.5 * power_norm(full, seed=seed)  # symmetries are counted as positive and taken off
+    counts = count_signs(operator, removed=operator.removed, seed=seed)
+    return {
+        "step": step,
+        "negative": counts.negative,
+        "positive": counts.positive,
+        "shift": counts.shift,
+        "error": counts.error,
+        "dimension": counts.dimension,
+        "symmetries": operator.removed,
+        "method": "inertia of two factorisations of the second variation on the complement of the symmetries",
+        "seconds": time.perf_counter() - begin,
+    }

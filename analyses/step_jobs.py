@@ -1,0 +1,120 @@
+"""The same work for many steps: one after the other, in processes, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed, parallel_config
+from threadpoolctl import threadpool_limits
+
+from analyses.studies import Progress, atomic_path, plain, silent
+from manifold.errors import InputError, RhoscopeError
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work.
+
+    Parameters
+    ----------
+    workers : int
+        Processes; more than one work with one BLAS thread and one checkpoint in memory each.
+    dask : str, optional
+        Address of a Dask scheduler to run on instead.
+    """
+
+    workers: int = 1
+    dask: str | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether everything runs in this process."""
+        return self.workers == 1 and self.dask is None
+
+
+ALONE = Crew()
+
+
+def over_steps(
+    work: Callable[..., Any], steps: Sequence[Any], *arguments: Any, crew: Crew = ALONE,
+    what: str = "step", progress: Progress = silent,
+) -> dict[Any, Any]:  # fmt: skip
+    """Do ``work(step, *arguments)`` for every step.
+
+    Parameters
+    ----------
+    work : callable
+        A function of a module (it travels to other processes). A `RhoscopeError` of one step becomes its
+        result, as a sentence; the others go on.
+    steps : sequence
+    *arguments
+        The same for all steps.
+    crew : Crew
+    what : str
+        Said with every finished step.
+    progress : Progress
+
+    Returns
+    -------
+    dict
+        Result or reason of each step, in the order of the steps.
+
+    Raises
+    ------
+    InputError
+        If Dask is asked for and not installed, or nobody answers at its address.
+    """
+    found = {}
+    threads = None if crew.single else 1
+    with _backend(crew):
+        pool = Parallel(return_as="generator", **({"n_jobs": 1} if crew.single else {}))
+        results = pool(delayed(_one)(work, step, arguments, threads) for step in steps)
+        for done, (step, result) in enumerate(zip(steps, results, strict=True), start=1):
+            found[step] = result
+            progress(done, len(steps), f"{what} {step}")
+    return found
+
+
+def kept_result(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The JSON content of a file, or what ``make`` returns, which is then written there atomically."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        found = plain(make())
+    with atomic_path(file, force=True) as temporary:
+        temporary.write_text(json.dumps(found), "utf-8")
+    return found
+
+
+def _one(work: Callable[..., Any], step: Any, arguments: tuple, threads: int | None) -> Any:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            return work(step, *arguments)
+    except RhoscopeError as error:
+        return str(error)
+
+
+@contextmanager
+def _backend(crew: Crew) -> Iterator[None]:
+    if crew.dask is None:
+        with parallel_config(backend="loky", n_jobs=crew.workers):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("--dask: install the extra first: pip install 'rhoscope[dask]'") from error
+    try:
+        client = Client(crew.dask, timeout="10s", set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dask {crew.dask}: no scheduler answers there ({error})") from error
+    with client, parallel_config(backend="dask"):
+        yield
