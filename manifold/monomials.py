@@ -128,10 +128,11 @@ class Monomials:
         exponents = torch.as_tensor(self.exponents, device=points.device)
         total = torch.zeros(len(points), len(self), self.dimension, dtype=matrix.dtype, device=points.device)
         for p in torch.nonzero(exponents.sum(0)).flatten().tolist():
-            lowered = exponents.clone()
-            lowered[:, p] = (lowered[:, p] - 1).clamp_min(0)
-            partial = self._products(zeta, lowered) * exponents[:, p]
-            total += partial[:, :, None] * matrix[p]
+            used = torch.nonzero(exponents[:, p]).flatten()  # few: a monomial has few factors
+            lowered = exponents[used]
+            lowered[:, p] -= 1
+            partial = self._products(zeta, lowered)
+            total[:, used] += (partial * exponents[used, p])[:, :, None] * matrix[p]
         return self._real_part(total)
 
 
