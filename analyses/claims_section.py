@@ -81,7 +81,7 @@ def _short(value: Any) -> str:
 def shares_figure(rows: list[dict[str, Any]]) -> Figure:
     """Shares of the families with intervals beside the published ones, one panel per group."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure, axes = new_figure(1, len(groups), size=(7.2, 2.9), sharey=True)
+    figure, axes = new_figure(1, len(groups), size=(7.2, 3.1), sharey=True)
     for ax, group in zip(axes[0], groups, strict=True):
         own = [row for row in rows if row["group"] == group]
         places = np.arange(len(own))[::-1]
@@ -96,7 +96,7 @@ def shares_figure(rows: list[dict[str, Any]]) -> Figure:
                 label = f"published, {'inside' if inside else 'outside'}"
                 ax.plot(*zip(*chosen, strict=True), "x", color=colour, ms=8, mew=2, label=label)
         ax.set_yticks(places, [row["family"] for row in own])
-        ax.set_title(f"{group} ({own[0]['of']} frequencies)")
+        ax.set_title(f"{group}\n{own[0]['of']} frequencies")
         ax.set_xlim(-4, 104)
         ax.set_xlabel("share, %")
     handles = {
