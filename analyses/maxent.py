@@ -25,6 +25,7 @@ from manifold.spaces import Euclidean, Space, parse_space
 from spectra.networks import GroupNetwork
 
 NEAR_FACE = 0.97
+SPHERE_TOLERANCE = 0.1  # of the global sphere's moments, in standard deviations
 
 
 def fit_moments(
@@ -189,7 +190,15 @@ def analyse_lift(
             family = MaxEntFamily(lift.space, lift.monomials, seed=seed)
             fit = fit_anywhere(family, moments, initial=initial, progress=progress)
         else:
-            fit = _fit(lift.space, lift.monomials, moments, "sampling", seed, progress)
+            fit = fit_by_sampling(
+                lift.space,
+                lift.monomials,
+                moments,
+                seed=seed,
+                tol=SPHERE_TOLERANCE,
+                doublings=5,
+                report=progress,
+            )
         document |= describe(fit, lift.space, lift.monomials)
     except NotConvergedError as error:
         fit = None
