@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from analyses.density import density_document, density_variables
 from analyses.order_parameters import TOLERANCE, OrderParameters, decoupling, order_parameters
+from analyses.potential_sets import check_potentials, chosen_monomials
 from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject
 from manifold.errors import InputError, NotConvergedError
@@ -19,9 +21,7 @@ from manifold.monomials import Monomials
 from spectra.families import FIT_TOLERANCE, NAMES, factor, shares
 from spectra.flow import FixedPoint, FixedPointKind, measured_point, refine
 from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_spectrum
-from spectra.potentials import group_monomials
 
-POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
 METRIC = "|z|^2 = tau^2 |(a, b, c)|^2 / n per neuron, raw weights a, b, c; eigenvalues = raw_scale x raw ones"
 
 
@@ -36,7 +36,8 @@ class Question:
     subspace : str
         ``span`` or ``full``.
     potentials : str
-        ``all`` or one of the sets R_g, R_c, R_n, R_*.
+        ``all``, one of the sets R_g, R_c, R_n, R_*, or ``k=3`` (``k=1,2`` on a product of two cyclic groups):
+        the symbols that decide output frequency k.
     count : int or None
         Eigenvalues listed (and, where the spectrum is not complete, computed) at each end; None: all.
     refine : bool
@@ -45,6 +46,8 @@ class Question:
         Gradient tolerance of fixed points, ``max_j |grad V(z_j)|``.
     seed : int
         Of start vectors and samples.
+    density : bool
+        Only the density of the spectrum (count is then ignored).
     """
 
     operator: str = "wasserstein"
@@ -54,12 +57,10 @@ class Question:
     refine: bool = False
     tolerance: float = 1e-9
     seed: int = 0
+    density: bool = False
 
     def __post_init__(self) -> None:
-        if self.potentials not in POTENTIAL_SETS:
-            raise InputError(
-                f"potentials: expected one of {', '.join(POTENTIAL_SETS)}, got {self.potentials!r}"
-            )
+        check_potentials(self.potentials)
 
     def monomials(self, subject: Subject) -> Monomials | None:
         """The chosen subset of R, or None for all of it.
@@ -69,21 +70,18 @@ class Question:
         InputError
             If a subset is chosen for a network whose R has no such sets.
         """
-        if self.potentials == "all":
-            return None
-        task = subject.task
-        if not subject.network.quadratic:
+        if self.potentials != "all" and not subject.network.quadratic:
             raise InputError(
                 f"--potentials {self.potentials}: these sets exist for the square activation only, "
                 f"the network has {subject.network.activation.name}; use all"
             )
-        return group_monomials(task.group, chosen=self.potentials, centred=task.centred, tied=task.tied)
+        return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
         """Side, method and memory for a subject."""
         return plan_spectrum(
             subject.objective, subject.measure, operator=self.operator, subspace=self.subspace,
-            potentials=self.monomials(subject), count=self.count,
+            potentials=self.monomials(subject), count=self.count, density=self.density,
         )  # fmt: skip
 
 
@@ -145,7 +143,7 @@ def analyze(subject: Subject, question: Question, *, progress: Progress = silent
     progress(3, 4, "spectrum")
     result = compute_spectrum(
         question.plan(subject), subject.objective, point.measure, potentials=question.monomials(subject),
-        seed=question.seed,
+        seed=question.seed, progress=progress,
     )  # fmt: skip
     progress(4, 4, "done")
     seconds = time.perf_counter() - begin
@@ -177,9 +175,17 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
 
 def _notes(found: CheckpointAnalysis) -> list[str]:
     notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
-    asked, done = found.question.subspace, found.result.plan.subspace
-    if asked != done:
+    asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
+    if found.question.density:
+        notes.append("the density is that of the full space")
+    elif asked != done:
         notes.append(f"subspace {asked} does not fit at this size: the spectrum is that of the {done} space")
+    if rank is not None and rank < found.result.functions:
+        notes.append(
+            f"span(R) has rank {rank:,} at these particles, {found.result.functions:,} functions were asked "
+            f"for: the others depend on them (largest dropped over smallest kept singular value "
+            f"{found.result.rank_gap:.1e})"
+        )
     return notes
 
 
@@ -305,6 +311,7 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
         "span_leak": result.leak,
         "converged": spectrum.converged,
         "reason": spectrum.reason.value,
+        "density": None if result.density is None else density_document(result.density),
     }
 
 
@@ -340,6 +347,8 @@ def _dataset(found: CheckpointAnalysis) -> xr.Dataset:
             (), parameters.identity_error, "loss", "|H by network - H by potentials|, projected MSE"
         ),
     }
+    if found.result.density is not None:
+        data |= density_variables(found.result.density)
     attrs = {"study": "checkpoint", "summary": json.dumps(plain(found.document)), **provenance_attrs(found)}
     return xr.Dataset(data, coords={"frequency": labels}, attrs=attrs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.checkpoint import CheckpointAnalysis
+from analyses.density import density_sentence
 from analyses.order_parameters import TOLERANCE
 from analyses.studies import plain
 
@@ -33,6 +34,8 @@ def summary(found: CheckpointAnalysis) -> str:
             f"  from {low[0]:.6g} +- {low_error[0]:.1e} to {high[0]:.6g} +- {high_error[0]:.1e} "
             "(Hessian sign: positive = contracting)"
         )
+    if found.result.density is not None:
+        lines.append("  " + density_sentence(found.result.density))
     lines.append(
         f"  unstable {counts.negative}, marginal {counts.marginal}, contracted {counts.positive}, "
         f"undetermined {counts.undetermined} ({'certified' if counts.certified else 'not certified'})"

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from analyses.studies import complex_variable
 from manifold.errors import InputError
@@ -213,6 +213,57 @@ def spectrum_figure(study: xr.Dataset, *, dimension: int | None = None) -> Figur
     if len(values):
         add_legend(axes, loc="best", title="error bars: absolute bound")
     return figure
+
+
+def density_figure(study: xr.Dataset) -> Figure:
+    """The density of a spectrum: a histogram and the cumulative count, with both errors.
+
+    Parameters
+    ----------
+    study : xarray.Dataset
+        Of one checkpoint, with the ``density_*`` variables.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, ((above,), (below,)) = new_figure(2, 1, size=(7.2, 5.6))
+    edges, counts = study.density_edge_value.to_numpy(), study.density_count.to_numpy()
+    threshold = edges[edges > 0].min()
+    for axes in (above, below):
+        axes.set_xscale("symlog", linthresh=threshold, linscale=0.4)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.xaxis.set_major_locator(_decades(edges[-1], threshold))
+        axes.axvline(0, color=GREY, lw=0.8)
+    for mask, name in ((edges[1:] <= 0, "negative"), (edges[:-1] >= 0, "positive")):
+        above.bar(
+            edges[:-1][mask], counts[mask], np.diff(edges)[mask], align="edge", color=SIGN_COLOURS[name],
+            label=f"{SIGN_WORDS[name]}: about {counts[mask].sum():,.0f}",
+        )  # fmt: skip
+    zero = (edges[:-1] < 0) & (edges[1:] > 0)
+    above.bar(
+        edges[:-1][zero], counts[zero], np.diff(edges)[zero], align="edge", color=SIGN_COLOURS["marginal"],
+        label=f"within ±{threshold:.1g}: about {counts[zero].sum():,.0f}",
+    )  # fmt: skip
+    above.set_yscale("symlog", linthresh=10)
+    above.set_ylim(bottom=0)
+    above.set_ylabel("eigenvalues per bin")
+    add_legend(above, loc="upper left")
+    error = study.density_standard_error.to_numpy()
+    low, high = study.density_low.to_numpy() - error, study.density_high.to_numpy() + error
+    below.fill_between(edges, low, high, color=SKY, alpha=0.4, lw=0, label="standard error and steps")
+    below.plot(edges, study.density_cumulative.to_numpy(), color=BLUE, lw=1.4, label="estimate")
+    below.set_xlabel(r"eigenvalue $\lambda$ (loss per $|z|^2$)")
+    below.set_ylabel(r"eigenvalues up to $\lambda$")
+    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _thousands(value)))
+    add_legend(below, loc="upper left")
+    return figure
+
+
+def _decades(top: float, threshold: float) -> FixedLocator:
+    """Ticks at zero and at every second power of ten of both signs."""
+    powers = 10.0 ** np.arange(np.ceil(np.log10(threshold)), np.floor(np.log10(top)) + 1)[::-2]
+    return FixedLocator(np.concatenate([-powers, [0.0], powers[::-1]]))
 
 
 def _value_scale(axes: Axes, values: np.ndarray, errors: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from analyses.figures import (
+    density_figure,
     loss_figure,
     neurons_figure,
     potentials_figure,
@@ -184,14 +185,7 @@ def checkpoint_section(study: xr.Dataset) -> Section:
         story=[_state(document), _stability(document), *document.get("notes", [])],
         facts=_checkpoint_facts(document),
         pictures=[
-            Picture(
-                "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
-                Markup(
-                    "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, "
-                    "below the size of the dots unless a bar is drawn."
-                ).format(spectrum["operator"], _sentence(spectrum["reason"]), _largest_error(study)),
-                "Sorted eigenvalues of the second variation",
-            ),
+            _spectrum_picture(study, spectrum),
             Picture(
                 "neurons", neurons_figure(study),
                 Markup(
@@ -204,6 +198,32 @@ def checkpoint_section(study: xr.Dataset) -> Section:
         provenance={**document["checkpoint"], **document["provenance"]},
         document=document,
         background="group",
+    )  # fmt: skip
+
+
+def _spectrum_picture(study: xr.Dataset, spectrum: dict[str, Any]) -> Picture:
+    if spectrum.get("density"):
+        density = spectrum["density"]
+        return Picture(
+            "density", density_figure(study),
+            Markup(
+                "The density of the spectrum of the second variation on symmetric logarithmic axes, positive "
+                "= contracting: how many of the {} eigenvalues lie in each bin (above) and up to each value "
+                "(below). Estimated from {} random starts of {} Lanczos steps. The band holds what the steps "
+                "leave open, widened by one standard error over the starts. Trace {} ± {}."
+            ).format(
+                f"{spectrum['dimension']:,}", density["probes"], density["steps"],
+                scientific(density["trace"], 4), scientific(density["trace_standard_error"], 2),
+            ),
+            "Histogram and cumulative count of the eigenvalues of the second variation",
+        )  # fmt: skip
+    return Picture(
+        "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
+        Markup(
+            "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, "
+            "below the size of the dots unless a bar is drawn."
+        ).format(spectrum["operator"], _sentence(spectrum["reason"]), _largest_error(study)),
+        "Sorted eigenvalues of the second variation",
     )  # fmt: skip
 
 

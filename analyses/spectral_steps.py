@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from analyses.layouts import Layout, stored_layout
+from analyses.potential_sets import check_potentials, chosen_monomials
 from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
@@ -28,12 +29,11 @@ from spectra.flow import measured_point
 from spectra.functionals import Functional
 from spectra.motion import curvature_response, output_curvature, third_derivative_range
 from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spectrum
-from spectra.potentials import GroupPotentials, group_monomials
+from spectra.potentials import GroupPotentials
 from spectra.variation import SecondVariation, flat_operator
 
 CACHE_VERSION = 4
 CONTROLS = ("none", "random")
-POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
 )  # fmt: skip
@@ -89,10 +89,7 @@ class SpectralQuestion:
                 "--operator chart: L'' is that of a convex loss and cannot cross zero; its motion (none for "
                 "squared losses) is told under monotone; expected wasserstein or flat"
             )
-        if self.potentials not in POTENTIAL_SETS:
-            raise InputError(
-                f"--potentials: expected one of {', '.join(POTENTIAL_SETS)}, got {self.potentials!r}"
-            )
+        check_potentials(self.potentials)
         if self.control not in CONTROLS:
             raise InputError(f"--control: expected one of {', '.join(CONTROLS)}, got {self.control!r}")
 
@@ -113,10 +110,7 @@ class SpectralQuestion:
 
     def monomials(self, subject: Subject) -> Monomials | None:
         """The chosen subset of R, or None for all of it."""
-        if self.potentials == "all":
-            return None
-        task = subject.task
-        return group_monomials(task.group, chosen=self.potentials, centred=task.centred, tied=task.tied)
+        return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
         """Side, method and memory for a subject."""

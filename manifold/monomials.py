@@ -101,17 +101,7 @@ class Monomials:
         Tensor, shape (q, m)
         """
         zeta, _ = self._coordinates(points)
-        return self._real_part(self._products(zeta, torch.as_tensor(self.exponents, device=points.device)))
-
-    @staticmethod
-    def _products(zeta: Tensor, exponents: Tensor) -> Tensor:
-        """prod_p zeta_p^{e_p}, axis by axis so that memory stays q x m and 0^0 = 1."""
-        result = torch.ones(zeta.shape[0], len(exponents), dtype=zeta.dtype, device=zeta.device)
-        for p in torch.nonzero(exponents.sum(0)).flatten().tolist():
-            for power in range(1, int(exponents[:, p].max()) + 1):
-                used = torch.nonzero(exponents[:, p] >= power).flatten()
-                result[:, used] = result[:, used] * zeta[:, p : p + 1]
-        return result
+        return self._real_part(_products(zeta, self.exponents))
 
     def jacobian(self, points: Tensor) -> Tensor:
         """Gradients of the real functions with respect to the points.
@@ -125,15 +115,33 @@ class Monomials:
         Tensor, shape (q, m, D)
         """
         zeta, matrix = self._coordinates(points)
-        exponents = torch.as_tensor(self.exponents, device=points.device)
         total = torch.zeros(len(points), len(self), self.dimension, dtype=matrix.dtype, device=points.device)
-        for p in torch.nonzero(exponents.sum(0)).flatten().tolist():
-            used = torch.nonzero(exponents[:, p]).flatten()  # few: a monomial has few factors
-            lowered = exponents[used]
+        for p in np.nonzero(self.exponents.any(axis=0))[0]:
+            rows = np.nonzero(self.exponents[:, p])[0]
+            lowered = self.exponents[rows]
             lowered[:, p] -= 1
-            partial = self._products(zeta, lowered)
-            total[:, used] += (partial * exponents[used, p])[:, :, None] * matrix[p]
+            powers = torch.as_tensor(self.exponents[rows, p], device=points.device)
+            partial = _products(zeta, lowered) * powers
+            total[:, rows] += partial[:, :, None] * matrix[p]
         return self._real_part(total)
+
+
+def _products(zeta: Tensor, exponents: np.ndarray) -> Tensor:
+    """``prod_p zeta_p^{e_p}``, factor by factor: memory stays q x m, 0^0 = 1, and torch.func can follow."""
+    count, width = exponents.shape
+    degrees = exponents.sum(axis=1)
+    rows, columns = np.nonzero(exponents)
+    powers = exponents[rows, columns]
+    rows, columns = np.repeat(rows, powers), np.repeat(columns, powers)
+    place = np.arange(len(rows)) - (np.cumsum(degrees) - degrees)[rows]
+    factors = np.full((count, max(1, degrees.max(initial=0))), width)
+    factors[rows, place] = columns
+    factors = torch.as_tensor(factors, device=zeta.device)
+    padded = torch.cat([zeta, zeta.new_ones(len(zeta), 1)], dim=1)  # the last column: no factor
+    result = padded[:, factors[:, 0]]
+    for column in factors.T[1:]:
+        result = result * padded[:, column]
+    return result
 
 
 def _name(exponents: np.ndarray) -> str:

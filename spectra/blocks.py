@@ -1,166 +1,176 @@
 """Complete spectra from uncoupled blocks, with the norm of the dropped coupling as the error bound.
 
-For squared losses over all pairs ``L''`` is diagonal in the output frequency. First-layer unknowns of a
-neuron reach the output frequencies that its c carries, ``c_j`` at k reaches k. Where neurons carry one
-frequency the second variation falls apart into one block per conjugate pair; where they nearly do, the
-coupling between blocks is small. Unknowns are joined to output frequencies by c coefficients above a cut, the
-blocks are the connected components, and whatever the cut dropped is measured, not assumed: the difference of
-the operator and its blocks has a norm, and by Weyl no eigenvalue is off by more.
+Where neurons carry one frequency the second variation falls apart into one block per conjugate pair; where
+they nearly do, the coupling between blocks is small. Whatever a partition drops is measured, not assumed:
+the difference of the operator and its blocks has a norm, and by Weyl no eigenvalue is off by more.
+
+That norm is found first, without any block, from products with vectors cut to one block each; so a network
+that does not fall apart is refused before the work. Blocks are then assembled in groups of bounded memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from manifold.errors import InputError, NotConvergedError, TooLargeError
-from manifold.measures import ParticleMeasure
+from manifold.errors import InputError, NotConvergedError
 from spectra.block_solvers import norm_bound
-from spectra.eigen import EPS, Reason, Spectrum
-from spectra.functionals import Decayed, Functional
-from spectra.group_task import GroupTask
+from spectra.eigen import EPS, Reason, Spectrum, power_norm
+from spectra.partition import GROUP_BYTES, PROBES, BlockStructure
 from spectra.variation import SymmetricOperator
 
-CUT = 0.1  # of |c_j|: coefficients below it do not join blocks
 USEFUL = 0.05  # of the operator norm: a larger bound says too little to be worth the wait
-BLOCK_LIMIT = 8000
-BLOCK_BYTES = 2 * 2**30
+MASKED_BYTES = 2**27  # of vectors cut to blocks, at once
+PROBE_FACTOR = 25.3  # sqrt(2/pi) / 25.3 to the power of PROBES is 1e-9
+NEGLIGIBLE = 1e-10  # of the norm: a coupling that needs no sharper bound
+UNITS = 2e10  # n^3 of dense eigenvalues in a second, for predictions only
+Report = Callable[[float, float, str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class BlockStructure:
-    """A partition of the unknowns of an operator.
+class CutBlocks(SymmetricOperator):
+    """``sum_b P_b L P_b`` over some blocks, by products with vectors cut to one block each; nothing stored.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-        Number of the block of each unknown, 0 .. count - 1.
-    """
-
-    labels: np.ndarray
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Number of unknowns of each block, shape (count,)."""
-        return np.bincount(self.labels)
-
-    @property
-    def products(self) -> int:
-        """Operator products that assemble every block at once."""
-        return int(self.sizes.max(initial=0))
-
-    def ranks(self) -> np.ndarray:
-        """Place of each unknown within its block, shape (N,)."""
-        order = np.argsort(self.labels, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(len(order)) - np.repeat(starts, self.sizes)
-        return ranks
-
-
-def frequency_blocks(
-    functional: Functional, measure: ParticleMeasure, *, cut: float = CUT
-) -> BlockStructure | None:
-    """Blocks of the full Wasserstein second variation of a group task by output frequency.
+    One product costs one of L for every chosen block of more than one unknown. Blocks of one unknown share a
+    diagonal, L times the sum of their unit vectors.
 
     Parameters
     ----------
-    functional : Functional
-        A `GroupTask` with a squared loss over all pairs, or its decayed form.
-    measure : ParticleMeasure
-        Points of shape (q, D).
-    cut : float
-        c coefficients below ``cut * |c_j|`` are taken as absent.
-
-    Returns
-    -------
-    BlockStructure or None
-        None where the loss couples all output frequencies (cross-entropy, a training split). Unknowns of a
-        vanished neuron are blocks of one: V is cubic, so it has no second derivative there.
-    """
-    task = functional.functional if isinstance(functional, Decayed) else functional
-    if not isinstance(task, GroupTask) or task.loss == "cross_entropy" or task.pairs is not None:
-        return None
-    keep = slice(int(task.centred), None)
-    frequency = np.array([k for k, _ in task.group.real_columns])[keep]
-    points = measure.points.cpu().numpy()
-    q, width = len(points), len(frequency)
-    alive = np.linalg.norm(points, axis=1) > 0
-    power = np.zeros((q, task.group.order))
-    np.add.at(power, (slice(None), frequency), points[:, -width:] ** 2)
-    carries = power > (cut**2 * power.sum(1, keepdims=True)).clip(1e-300)
-    neuron, reached = np.nonzero(carries)
-    size = q + task.group.order
-    graph = scipy.sparse.coo_array((np.ones(len(neuron)), (neuron, q + reached)), shape=(size, size))
-    _, joined = connected_components(graph, directed=False)
-    first_layer = np.repeat(joined[:q, None], points.shape[1] - width, axis=1)
-    labels = np.concatenate([first_layer, np.tile(joined[q + frequency], (q, 1))], axis=1)
-    lone = np.arange(labels.size).reshape(labels.shape) + size
-    labels = np.where(alive[:, None], labels, lone)
-    return BlockStructure(np.unique(labels.reshape(-1), return_inverse=True)[1])
-
-
-class BlockDiagonal(SymmetricOperator):
-    """The diagonal blocks of an operator, assembled by probing all blocks at once.
-
-    One product with the sum of one unit vector of every block gives a column of each block; what couples
-    different blocks falls into these columns as an error, which the norm of the difference includes.
-    Blocks of one unknown are kept as a diagonal.
+    operator : SymmetricOperator
+        L.
+    structure : BlockStructure
+        The partition.
+    chosen : ndarray of int, optional
+        Numbers of blocks; default all of them.
     """
 
-    def __init__(self, operator: SymmetricOperator, structure: BlockStructure):
-        self.dimension, self.structure = operator.dimension, structure
-        self._device = operator.device
-        members = np.split(np.argsort(structure.labels, kind="stable"), np.cumsum(structure.sizes)[:-1])
-        device = operator.device
-        self.members = [torch.as_tensor(m, device=device) for m in members if len(m) > 1]
-        self.single = torch.as_tensor(
-            np.array([m[0] for m in members if len(m) == 1], dtype=np.int64), device=device
-        )
+    def __init__(
+        self, operator: SymmetricOperator, structure: BlockStructure, chosen: np.ndarray | None = None
+    ):
+        self.operator, self.dimension = operator, operator.dimension
+        large = structure.sizes > 1
+        wanted = large if chosen is None else large & np.isin(np.arange(len(large)), chosen)
+        number = np.where(wanted, np.cumsum(wanted) - 1, -1)[structure.labels]
+        self.count = int(wanted.sum())
+        self.number = torch.as_tensor(number, device=operator.device)
+        self.single = torch.as_tensor(~large[structure.labels] & (chosen is None), device=operator.device)
+        self.diagonal = torch.zeros(self.dimension, dtype=torch.float64, device=operator.device)
+        if bool(self.single.any()):
+            self.diagonal = self.single * operator.apply(self.single.double()[:, None])[:, 0]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the operator."""
+        return self.operator.device
+
+    def _apply(self, block: Tensor) -> Tensor:
+        out = self.diagonal[:, None] * block
+        step = max(1, MASKED_BYTES // (8 * self.dimension))
+        for low in range(0, self.count, step):
+            width = min(step, self.count - low)
+            inside = ((self.number >= low) & (self.number < low + width)).nonzero().flatten()
+            place = self.number[inside] - low
+            for i in range(block.shape[1]):
+                cut = torch.zeros(self.dimension, width, dtype=block.dtype, device=block.device)
+                cut[inside, place] = block[inside, i]
+                out[inside, i] = self.operator.apply(cut)[inside, place]
+        return out
+
+
+class BlockGroup(SymmetricOperator):
+    """Some diagonal blocks of an operator, assembled by probing all of them at once.
+
+    One product with the sum of one unit vector of every block gives a column of each block. What couples
+    blocks of the group falls into these columns as an error.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    structure : BlockStructure
+    chosen : ndarray of int
+        Numbers of the blocks.
+    advance : callable
+        Called after every few products.
+    """
+
+    STEP = 16  # columns at once
+
+    def __init__(
+        self, operator: SymmetricOperator, structure: BlockStructure, chosen: np.ndarray,
+        advance: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
+        self.operator, self.dimension = operator, operator.dimension
+        every, device = structure.members, operator.device
+        self.members = [torch.as_tensor(every[i], device=device) for i in chosen]
         self.blocks = [torch.empty(len(m), len(m), dtype=torch.float64, device=device) for m in self.members]
-        self.diagonal = torch.zeros(len(self.single), dtype=torch.float64, device=device)
-        self._probe(operator, torch.as_tensor(structure.ranks(), device=device))
+        for low in range(0, max(len(m) for m in self.members), self.STEP):
+            self._probe(low)
+            advance()
         for block in self.blocks:
             block += block.T.clone()
             block *= 0.5
 
-    def _probe(self, operator: SymmetricOperator, ranks: Tensor) -> None:
-        step = 16
-        for low in range(0, self.structure.products, step):
-            width = min(step, self.structure.products - low)
-            inside = (ranks >= low) & (ranks < low + width)
-            probe = torch.zeros(self.dimension, width, dtype=torch.float64, device=self._device)
-            probe[inside.nonzero().flatten(), ranks[inside] - low] = 1
-            image = operator.apply(probe)
-            for member, block in zip(self.members, self.blocks, strict=True):
-                part = min(low + width, len(member)) - low
-                if part > 0:
-                    block[:, low : low + part] = image[member, :part]
-            if low == 0:
-                self.diagonal = image[self.single, 0]
+    def _probe(self, low: int) -> None:
+        width = min(self.STEP, max(len(m) for m in self.members) - low)
+        probe = torch.zeros(self.dimension, width, dtype=torch.float64, device=self.device)
+        for member in self.members:
+            inside = member[low : low + width]
+            probe[inside, torch.arange(len(inside), device=self.device)] = 1
+        image = self.operator.apply(probe)
+        for member, block in zip(self.members, self.blocks, strict=True):
+            inside = len(member[low : low + width])
+            block[:, low : low + inside] = image[member, :inside]
 
     @property
     def device(self) -> torch.device:
         """Device of the blocks."""
-        return self._device
+        return self.operator.device
 
     def _apply(self, block: Tensor) -> Tensor:
-        out = torch.empty_like(block)
-        out[self.single] = self.diagonal[:, None] * block[self.single]
+        out = torch.zeros_like(block)
         for member, matrix in zip(self.members, self.blocks, strict=True):
             out[member] = matrix @ block[member]
         return out
 
-    def eigenvalues(self) -> np.ndarray:
-        """All eigenvalues, ascending, shape (N,)."""
-        parts = [scipy.linalg.eigvalsh(b.cpu().numpy(), driver="evd") for b in self.blocks]
-        return np.sort(np.concatenate([self.diagonal.cpu().numpy(), *parts]))
+    def eigenvalues(self, advance: Callable[[int], None] = lambda size: None) -> np.ndarray:
+        """All eigenvalues of the blocks, in any order; every block is discarded on the way.
+
+        Parameters
+        ----------
+        advance : callable
+            Called with the size of every block done.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        InputError
+            If a block holds NaN or infinity.
+        """
+        found = []
+        while self.blocks:
+            matrix = self.blocks.pop()
+            if not torch.isfinite(matrix).all():
+                raise InputError("operator: expected finite products, got NaN or infinity")
+            found.append(_eigenvalues(matrix))
+            advance(len(matrix))
+        return np.concatenate(found)
+
+
+def _eigenvalues(matrix: Tensor) -> np.ndarray:
+    """Eigenvalues of a symmetric matrix, which is overwritten."""
+    if matrix.is_cuda:
+        return torch.linalg.eigvalsh(matrix).cpu().numpy()
+    # Of a symmetric matrix the transpose is the column-major array that LAPACK works in, without a copy.
+    return scipy.linalg.eigh(
+        matrix.numpy().T, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False
+    )
 
 
 class _Difference(SymmetricOperator):
@@ -176,41 +186,65 @@ class _Difference(SymmetricOperator):
         return self.one.device
 
 
-def check_blocks(structure: BlockStructure | None, *, memory_limit: int = BLOCK_BYTES) -> None:
-    """Refuse a partition that does not help.
+def coupling_bound(
+    one: SymmetricOperator, two: SymmetricOperator, *, negligible: float, seed: int = 0
+) -> float:
+    """Upper bound of the norm of a difference of operators that fails with probability 1e-9.
+
+    First by six Gaussian vectors x: ``P(max |E x| < |E| / 25.3) <= (sqrt(2/pi) / 25.3)^6``. That bound is
+    loose by the root of the rank; where it is not negligible, Lanczos gives a sharp one.
 
     Parameters
     ----------
-    structure : BlockStructure or None
-        From `frequency_blocks`.
-    memory_limit : int
-        Bytes for the blocks.
+    one, two : SymmetricOperator
+        On the same space.
+    negligible : float
+        A bound below this needs no sharpening.
+    seed : int
+        Of the vectors.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
     InputError
-        If there is no structure.
-    TooLargeError
-        If the largest block or all of them together are too large.
+        If a product gives NaN or infinity.
     """
-    if structure is None:
-        raise InputError(
-            "blocks: expected a squared loss over all pairs; cross-entropy and training splits couple all "
-            "output frequencies: ask for a number of eigenvalues instead of all"
-        )
-    sizes = structure.sizes.astype(float)
-    total = 8 * float((sizes**2).sum())
-    if structure.products > BLOCK_LIMIT or total > memory_limit:
-        raise TooLargeError(
-            f"blocks: the largest of {len(sizes):,} blocks has {structure.products:,} unknowns (limit "
-            f"{BLOCK_LIMIT:,}) and all need {total / 2**30:.1f} GiB (limit {memory_limit / 2**30:.1f}); "
-            "neurons carry too many output frequencies: ask for a number of eigenvalues instead of all"
-        )
+    difference = _Difference(one, two)
+    rng = np.random.default_rng(seed)
+    probes = torch.as_tensor(rng.standard_normal((one.dimension, PROBES)), device=one.device)
+    loose = PROBE_FACTOR * float(difference.apply(probes).norm(dim=0).max())
+    if not np.isfinite(loose):
+        raise InputError("operator: expected finite products, got NaN or infinity")
+    return loose if loose <= negligible else min(loose, norm_bound(difference, seed=seed)[0])
+
+
+class _Meter:
+    """Turns products and finished blocks into predicted seconds for a progress report."""
+
+    def __init__(self, operator: SymmetricOperator, structure: BlockStructure, report: Report | None):
+        self.operator, self.report = operator, report
+        self.begin, self.first = time.monotonic(), operator.matvecs
+        self.products, self.flops = structure.predicted_products, float((structure.sizes**3.0).sum())
+        self.done = 0.0
+
+    def __call__(self, message: str, size: int = 0) -> None:
+        self.done += size**3.0
+        if self.report is None:
+            return
+        made = self.operator.matvecs - self.first
+        # Seconds per product are measured; a dense solve makes about 2e10 of its n^3 units a second.
+        each = max(1e-6, time.monotonic() - self.begin - self.done / UNITS) / max(1, made)
+        total = max(self.products, made) * each + self.flops / UNITS
+        self.report(min(made * each + self.done / UNITS, total), total, message)
 
 
 def blocked_spectrum(
-    operator: SymmetricOperator, structure: BlockStructure, *, seed: int = 0, useful: float = USEFUL
-) -> Spectrum:
+    operator: SymmetricOperator, structure: BlockStructure, *, seed: int = 0, useful: float = USEFUL,
+    memory: int = GROUP_BYTES, progress: Report | None = None,
+) -> Spectrum:  # fmt: skip
     """The complete spectrum of the blocks with a bound for every eigenvalue of the operator itself.
 
     Parameters
@@ -220,36 +254,56 @@ def blocked_spectrum(
     structure : BlockStructure
         Its partition, see `frequency_blocks`.
     seed : int
-        Of the norm bound of the difference.
+        Of the norm bounds.
     useful : float
         Largest bound, relative to the norm, that is still a result.
+    memory : int
+        Bytes of the blocks that are held at once; each group costs as many products as its largest block.
+    progress : callable, optional
+        Told predicted seconds done, seconds in all, and the stage.
 
     Returns
     -------
     Spectrum
-        All N eigenvalues, without vectors; ``errors`` is the norm of the difference of the operator and its
-        blocks, which bounds the i-th eigenvalue for every i at once except with probability 1e-9.
+        All N eigenvalues, without vectors; ``errors`` bounds the i-th eigenvalue for every i at once except
+        with probability 1e-9: the norm of the dropped coupling plus that of what falls into assembled blocks.
 
     Raises
     ------
     NotConvergedError
-        If the bound is larger than useful; it says how large, and carries the spectrum.
+        Before any block is assembled, if the dropped coupling is larger than useful; it says how large.
+    InputError
+        If the operator gives NaN.
     """
-    blocks = BlockDiagonal(operator, structure)
-    dropped, _ = norm_bound(_Difference(operator, blocks), seed=seed)
-    values = blocks.eigenvalues()
+    meter = _Meter(operator, structure, progress)
+    rough = power_norm(operator, seed=seed)
+    cut = CutBlocks(operator, structure)
+    dropped = coupling_bound(operator, cut, negligible=NEGLIGIBLE * rough, seed=seed)
+    meter("coupling between blocks")
+    if dropped > useful * rough:
+        norm = max(rough, norm_bound(operator, seed=seed)[0])
+        if dropped > useful * norm:
+            raise NotConvergedError(
+                f"blocks: the coupling between blocks has norm {dropped:.2g}, {100 * dropped / norm:.0f} % "
+                f"of the operator's, and would be the error of every eigenvalue (limit {100 * useful:.0f} "
+                "%): the neurons are not single-frequency enough, or the sums of squared potentials are not "
+                "zero; ask for a number of eigenvalues, or their density"
+            )
+    found, spoilt = [cut.diagonal[cut.single].cpu().numpy()], 0.0
+    for chosen in structure.groups(memory):
+        group = BlockGroup(operator, structure, chosen, lambda: meter("assembling blocks"))
+        simple = (len(chosen) - 1) ** 0.5 * dropped  # a probe is a sum of unit vectors of other blocks
+        if simple > 10 * NEGLIGIBLE * rough:
+            own = CutBlocks(operator, structure, chosen)
+            simple = min(simple, coupling_bound(group, own, negligible=0.0, seed=seed))
+        spoilt = max(spoilt, simple)
+        found.append(group.eigenvalues(lambda size: meter("eigenvalues of blocks", size)))
+    values = np.sort(np.concatenate(found))
     norm = float(np.abs(values).max(initial=0.0))
-    bound = dropped + 4 * EPS * structure.products**0.5 * norm
-    found = Spectrum(
-        values, np.full(len(values), bound), np.full(len(values), bound),
-        torch.zeros(len(values), 0, dtype=torch.float64), len(values), norm, True, "frequency blocks",
-        operator.matvecs, bound <= useful * norm,
+    bound = dropped + spoilt + 4 * EPS * structure.products**0.5 * norm
+    errors = np.full(len(values), bound)
+    return Spectrum(
+        values, errors, errors, torch.zeros(len(values), 0, dtype=torch.float64), len(values), norm, True,
+        "frequency blocks", operator.matvecs, bound <= useful * norm,
         Reason.BLOCKS if bound <= useful * norm else Reason.COUPLED,
     )  # fmt: skip
-    if bound > useful * norm:
-        raise NotConvergedError(
-            f"blocks: the coupling dropped between blocks has norm {bound:.2g}, {100 * bound / norm:.0f} % "
-            "of the operator's: the neurons are not single-frequency enough; ask for a number of eigenvalues",
-            found,
-        )
-    return found

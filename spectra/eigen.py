@@ -39,6 +39,10 @@ class Reason(enum.Enum):
         "the coupling dropped between blocks is so large that its error bound says little; "
         "the neurons are not single-frequency enough"
     )
+    DENSITY = (
+        "the density by stochastic Lanczos quadrature: counts with a standard error over random starts and "
+        "the interval that the number of steps leaves open; no single eigenvalue was computed"
+    )
     EXACT = "complete: every eigenvalue by an exact formula"
     EMPTY = "the space is empty: there is nothing to compute"
 

@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from manifold.errors import InputError, NotConvergedError, TooLargeError
+from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
 from spectra.block_solvers import block_spectrum
-from spectra.blocks import blocked_spectrum, check_blocks, frequency_blocks
+from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
-from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Spectrum, dense_spectrum, power_norm
+from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
+from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
+from spectra.partition import GROUP_BYTES, check_blocks, frequency_blocks
 from spectra.small_end import prepare_small_end
 from spectra.variation import (
     DeflatedVariation,
@@ -57,6 +60,10 @@ class SpectrumPlan:
         Predicted bytes.
     blocks : bool
         Complete by frequency blocks with Weyl's bound (see `spectra.blocks`).
+    density : bool
+        Only the density of the spectrum (see `spectra.density`).
+    products : int or None
+        Predicted operator products, where that is known.
     """
 
     operator: str
@@ -67,6 +74,8 @@ class SpectrumPlan:
     count: int | None
     memory: int
     blocks: bool = False
+    density: bool = False
+    products: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -74,9 +83,12 @@ class SpectrumPlan:
         how = "dense, complete" if self.dense else f"block Lanczos, {self.count} at each end"
         if self.blocks:
             how = "frequency blocks, complete with the norm of the dropped coupling as error"
+        if self.density:
+            how = f"density by stochastic Lanczos quadrature, {PROBES} starts of {STEPS} steps"
+        work = "" if self.products is None else f", {self.products:,} products"
         return (
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
-            f"dimension {self.dimension:,}, {how}, about {self.memory / 2**20:,.0f} MiB"
+            f"dimension {self.dimension:,}, {how}{work}, about {self.memory / 2**20:,.0f} MiB"
         )
 
 
@@ -100,6 +112,10 @@ class SpectrumResult:
         Largest ``|(1 - Q Q^T) L v|`` over eigenvectors v in T_R: zero where T_R is invariant.
     lift : callable
         Eigenvectors to half-densities (N, k), or the identity.
+    density : SpectralDensity or None
+        Where only the density was asked for.
+    functions : int
+        Largest rank that T_R could have: independent functions, or free directions of the particles.
     """
 
     plan: SpectrumPlan
@@ -109,12 +125,14 @@ class SpectrumResult:
     symmetry_null: int
     leak: float | None
     lift: Callable[[torch.Tensor], torch.Tensor]
+    density: SpectralDensity | None = None
+    functions: int = 0
 
 
 def plan_spectrum(
     functional: Functional, measure: ParticleMeasure, *, operator: str = "wasserstein",
     subspace: str = "span", potentials: Monomials | None = None, count: int | None = 10,
-    memory_limit: int = MEMORY_LIMIT,
+    density: bool = False, memory_limit: int = MEMORY_LIMIT,
 ) -> SpectrumPlan:  # fmt: skip
     """Choose side and method; refuse what does not fit.
 
@@ -130,6 +148,8 @@ def plan_spectrum(
         A subset of R to span the space with; default all of it.
     count : int or None
         Eigenvalues wanted at each end; None: all.
+    density : bool
+        Only the density, of the Wasserstein operator on the full space.
     memory_limit : int
         Bytes.
 
@@ -153,6 +173,8 @@ def plan_spectrum(
         raise InputError(f"eigenvalues: expected at least 1 or 'all', got {count}")
     q, dimension = measure.points.shape
     size, m = q * dimension, functional.potential_count if potentials is None else len(potentials)
+    if density:
+        return _density_plan(operator, size, potentials)
     if operator == "flat":
         return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
     if operator == "chart":
@@ -182,6 +204,18 @@ def plan_spectrum(
     return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
 
 
+def _density_plan(operator: str, size: int, potentials: Monomials | None) -> SpectrumPlan:
+    if operator != "wasserstein" or potentials is not None:
+        raise InputError(
+            "eigenvalues: expected the wasserstein operator and all potentials for a density; the other "
+            "spectra are small enough to ask for all"
+        )
+    memory = 8 * size * (STEPS + 64)
+    return SpectrumPlan(
+        operator, "full", "particles", size, False, None, memory, density=True, products=PROBES * STEPS
+    )
+
+
 def _too_large(m: int, size: int, memory: float) -> str:
     small, large = sorted((m, size))
     return (
@@ -206,14 +240,18 @@ def _blocks_plan(
         check_blocks(structure)
     except (InputError, TooLargeError) as error:
         raise TooLargeError(f"{why_not_dense}; {error}") from error
-    memory = int(8 * (structure.sizes.astype(float) ** 2).sum()) + 8 * 64 * len(structure.labels)
+    blocks = int(8 * (structure.sizes.astype(float) ** 2).sum())
     size = len(structure.labels)
-    return SpectrumPlan(operator, "full", "particles", size, False, None, memory, blocks=True)
+    return SpectrumPlan(
+        operator, "full", "particles", size, False, None, min(blocks, GROUP_BYTES) + 8 * 64 * size,
+        blocks=True, products=structure.predicted_products,
+    )  # fmt: skip
 
 
 def compute_spectrum(
     plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, *,
     potentials: Monomials | None = None, seed: int = 0, max_seconds: float = MAX_SECONDS,
+    progress: Report | None = None,
 ) -> SpectrumResult:  # fmt: skip
     """Carry out a plan.
 
@@ -231,10 +269,17 @@ def compute_spectrum(
         Of start vectors.
     max_seconds : float
         Limit of the iteration for the ends; what is reached by then is marked as not converged.
+    progress : callable, optional
+        Told done, total and the stage by the long methods (blocks and density).
 
     Returns
     -------
     SpectrumResult
+
+    Raises
+    ------
+    NotConvergedError
+        If the coupling between frequency blocks is too large to be an error bound.
     """
     if plan.operator == "chart":
         found = chart_spectrum(functional)
@@ -245,26 +290,47 @@ def compute_spectrum(
         return SpectrumResult(plan, found, None, 0.0, 0, None, lambda vectors: vectors)
     full = SecondVariation(at)
     deflated = DeflatedVariation(full)
+    if plan.density:
+        density = spectral_density(full, seed=seed, progress=progress)
+        return SpectrumResult(
+            plan, _spectrum_of(density), None, 0.0, deflated.removed, None, lambda v: v, density
+        )
     if plan.subspace == "span" and plan.dense:
         gradients = None if potentials is None else potentials.jacobian(measure.points)
         space = tangent_space(full.weighted_gradients(gradients))
         restricted = RestrictedVariation(full, space)
         found = dense_spectrum(restricted)
         leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
-        return SpectrumResult(plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift)
-    found = _particle_spectrum(plan, functional, measure, full, deflated, seed, max_seconds)
+        m = functional.potential_count if potentials is None else len(potentials)
+        return SpectrumResult(
+            plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift,
+            functions=min(m, full.dimension - deflated.removed),
+        )  # fmt: skip
+    found = _particle_spectrum(plan, functional, measure, full, deflated, seed, max_seconds, progress)
     return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, lambda vectors: vectors)
+
+
+def _spectrum_of(density: SpectralDensity) -> Spectrum:
+    """No eigenvalue, but the counts that Ritz values prove: by interlacing, k below zero prove k."""
+    nothing = np.zeros(0)
+    rounding = 16 * EPS * density.dimension**0.5 * density.norm
+    carried = density.weights > 0
+    at_least = tuple(
+        int((carried & beyond).sum(1).max())
+        for beyond in (density.nodes < -rounding, density.nodes > rounding)
+    )
+    return Spectrum(
+        nothing, nothing, nothing, torch.zeros(density.dimension, 0, dtype=torch.float64), density.dimension,
+        density.norm, False, "stochastic Lanczos quadrature", density.matvecs, True, Reason.DENSITY, at_least,
+    )  # fmt: skip
 
 
 def _particle_spectrum(
     plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, full: SecondVariation,
-    deflated: DeflatedVariation, seed: int, max_seconds: float,
+    deflated: DeflatedVariation, seed: int, max_seconds: float, progress: Report | None,
 ) -> Spectrum:  # fmt: skip
     if plan.blocks:
-        try:
-            return blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed)
-        except NotConvergedError as error:
-            return error.partial
+        return blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed, progress=progress)
     if plan.dense:
         return dense_spectrum(full)
     inside = plan.subspace == "span"

@@ -139,8 +139,9 @@ class GroupPotentials:
 
 
 def group_monomials(
-    group: FiniteAbelianGroup, *, chosen: str = "all", centred: bool = False, tied: bool = False
-) -> Monomials:
+    group: FiniteAbelianGroup, *, chosen: str = "all", output: int | None = None, centred: bool = False,
+    tied: bool = False,
+) -> Monomials:  # fmt: skip
     """The monomials behind the potentials, as real functions (Re and Im) of the points z.
 
     Parameters
@@ -149,6 +150,8 @@ def group_monomials(
         The group, of order n.
     chosen : str
         ``all`` (with the trivial index when uncentred), ``R_g``, ``R_c``, ``R_n`` or ``R_*``.
+    output : int, optional
+        Only potentials with z_ck at this frequency (a number 1 .. n - 1 as in the group), those of l_k.
     centred, tied : bool
         Which coordinates the points have, see `GroupNetwork.measure`.
 
@@ -162,7 +165,7 @@ def group_monomials(
     blocks = 2 if tied else 3
     wanted = []
     first = 1 if chosen != "all" or centred else 0
-    for k in range(1, n):
+    for k in range(1, n) if output is None else [output]:
         for k1 in range(first, n):
             for k2 in range(first, n):
                 opposite = group.negatives[k1] == k2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.checkpoint import POTENTIAL_SETS, Question, analyze, reached
+from analyses.checkpoint import Question, analyze, reached
 from analyses.checkpoint_summary import summary
 from analyses.commands.layout_options import (
     ActivationOption,
@@ -36,6 +36,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.potential_sets import POTENTIAL_SETS
 from analyses.report import write_report
 from analyses.runs import read_target
 from analyses.subjects import subject_of
@@ -48,6 +49,8 @@ Examples:
   rhoscope analyze runs/mod23
 
   rhoscope analyze runs/flow5 --refine --eigenvalues all --out flow5.nc --report flow5.html
+
+  rhoscope analyze runs/mod113 --eigenvalues density --report density.html
 
   rhoscope analyze model.pt --group Z113 --loss cross_entropy --tensor w_a=fc1.weight[:,:113]
   --tensor w_b=fc1.weight[:,113:] --tensor w_c=fc2.weight --json
@@ -81,9 +84,13 @@ def register(app: typer.Typer) -> None:
             "wasserstein"
         ),
         subspace: Annotated[str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL)] = "span",
-        potentials: Annotated[str, typer.Option(help=" | ".join(POTENTIAL_SETS), rich_help_panel=PANEL)] = (
-            "all"
-        ),
+        potentials: Annotated[
+            str,
+            typer.Option(
+                help=" | ".join(POTENTIAL_SETS) + " | k=3 (those of one output frequency)",
+                rich_help_panel=PANEL,
+            ),
+        ] = "all",
         centred: Annotated[
             bool | None,
             typer.Option(
@@ -93,7 +100,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         eigenvalues: Annotated[
-            str, typer.Option(help="How many at each end, or all.", rich_help_panel=PANEL)
+            str, typer.Option(help="How many at each end, all, or density.", rich_help_panel=PANEL)
         ] = "10",
         refine: Annotated[
             bool, typer.Option("--refine", help="Move to a fixed point first.", rich_help_panel=PANEL)
@@ -127,7 +134,10 @@ def register(app: typer.Typer) -> None:
             checkpoint, chosen, run, centred=centred, weight_decay=_decay(weight_decay), pairs=pairs,
             device=device,
         )  # fmt: skip
-        question = Question(operator, subspace, potentials, _count(eigenvalues), refine, tolerance, seed)
+        question = Question(
+            operator, subspace, potentials, _count(eigenvalues), refine, tolerance, seed,
+            density=eigenvalues == "density",
+        )  # fmt: skip
         net = subject.network
         say(
             f"plan: {net.group.name} (n = {net.group.order}), q = {net.width}, D = {subject.task.dimension}, "
@@ -160,10 +170,8 @@ def _decay(text: str) -> float | None:
 
 
 def _count(text: str) -> int | None:
-    if text == "all":
+    if text in {"all", "density"}:
         return None
-    if text == "density":
-        raise InputError("--eigenvalues density: not available yet; give a number or all")
     if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--eigenvalues: expected a positive number or all, got {text!r}")
+        raise InputError(f"--eigenvalues: expected a positive number, all or density, got {text!r}")
     return int(text)

@@ -37,9 +37,10 @@ from analyses.commands.options import (
 from analyses.controls import CONTROL_WORDS
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
+from analyses.potential_sets import POTENTIAL_SETS
 from analyses.report import write_report
 from analyses.runs import Run
-from analyses.spectral_steps import POTENTIAL_SETS, SpectralQuestion
+from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
 from analyses.subjects import Subject, subject_of
 from manifold.errors import CheckpointError, InputError

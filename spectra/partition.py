@@ -1,0 +1,142 @@
+"""Partitions of the unknowns of an operator into blocks, for the group task by output frequency.
+
+For squared losses over all pairs ``L''`` is diagonal in the output frequency. First-layer unknowns of a
+neuron reach the output frequencies that its c carries, ``c_j`` at k reaches k. Unknowns are joined to output
+frequencies by c coefficients above a cut; the blocks are the connected components. Nothing here claims that
+they are uncoupled: `spectra.blocks` measures what a partition drops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse.csgraph import connected_components
+
+from manifold.errors import InputError, TooLargeError
+from manifold.measures import ParticleMeasure
+from spectra.functionals import Decayed, Functional
+from spectra.group_task import GroupTask
+
+CUT = 0.1  # of |c_j|: coefficients below it do not join blocks
+VANISHED = 1e-4  # of the largest |z_j|: what smaller neurons couple is part of the measured error
+BLOCK_LIMIT = 8000
+GROUP_BYTES = 3 * 2**29  # of the blocks held at once
+PROBES = 6  # Gaussian vectors of the first look at a coupling
+
+
+@dataclass(frozen=True, eq=False)
+class BlockStructure:
+    """A partition of the unknowns of an operator.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (N,)
+        Number of the block of each unknown, 0 .. count - 1.
+    """
+
+    labels: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of unknowns of each block, shape (count,)."""
+        return np.bincount(self.labels)
+
+    @property
+    def products(self) -> int:
+        """Operator products that assemble every block at once."""
+        return int(self.sizes.max(initial=0))
+
+    @property
+    def predicted_products(self) -> int:
+        """Operator products of a complete spectrum, without those that sharpen the norm of a coupling."""
+        large = int((self.sizes > 1).sum())
+        assembly = sum(int(self.sizes[group].max()) for group in self.groups())
+        return assembly + PROBES * (large + 1)
+
+    @property
+    def members(self) -> list[np.ndarray]:
+        """Unknowns of every block."""
+        order = np.argsort(self.labels, kind="stable")
+        return np.split(order, np.cumsum(self.sizes)[:-1])
+
+    def groups(self, memory: int = GROUP_BYTES) -> list[np.ndarray]:
+        """Numbers of the blocks of more than one unknown, in groups that fit in memory, largest first."""
+        sizes = self.sizes
+        order = np.argsort(-sizes, kind="stable")
+        order = order[sizes[order] > 1]
+        place = np.cumsum(8 * sizes[order].astype(float) ** 2) // memory
+        return np.split(order, np.nonzero(np.diff(place))[0] + 1) if len(order) else []
+
+
+def frequency_blocks(
+    functional: Functional, measure: ParticleMeasure, *, cut: float = CUT
+) -> BlockStructure | None:
+    """Blocks of the full Wasserstein second variation of a group task by output frequency.
+
+    Parameters
+    ----------
+    functional : Functional
+        A `GroupTask` with a squared loss over all pairs, or its decayed form.
+    measure : ParticleMeasure
+        Points of shape (q, D).
+    cut : float
+        c coefficients below ``cut * |c_j|`` are taken as absent.
+
+    Returns
+    -------
+    BlockStructure or None
+        None where the loss couples all output frequencies (cross-entropy, a training split). Unknowns of a
+        vanished neuron are blocks of one: V is cubic, so it has (next to) no second derivative there.
+    """
+    task = functional.functional if isinstance(functional, Decayed) else functional
+    if not isinstance(task, GroupTask) or task.loss == "cross_entropy" or task.pairs is not None:
+        return None
+    keep = slice(int(task.centred), None)
+    frequency = np.array([k for k, _ in task.group.real_columns])[keep]
+    points = measure.points.cpu().numpy()
+    q, width = len(points), len(frequency)
+    lengths = np.linalg.norm(points, axis=1)
+    alive = lengths > VANISHED * lengths.max(initial=0.0)
+    power = np.zeros((q, task.group.order))
+    np.add.at(power, (slice(None), frequency), points[:, -width:] ** 2)
+    carries = power > (cut**2 * power.sum(1, keepdims=True)).clip(1e-300)
+    neuron, reached = np.nonzero(carries)
+    size = q + task.group.order
+    graph = scipy.sparse.coo_array((np.ones(len(neuron)), (neuron, q + reached)), shape=(size, size))
+    _, joined = connected_components(graph, directed=False)
+    first_layer = np.repeat(joined[:q, None], points.shape[1] - width, axis=1)
+    labels = np.concatenate([first_layer, np.tile(joined[q + frequency], (q, 1))], axis=1)
+    lone = np.arange(labels.size).reshape(labels.shape) + size
+    labels = np.where(alive[:, None], labels, lone)
+    return BlockStructure(np.unique(labels.reshape(-1), return_inverse=True)[1])
+
+
+def check_blocks(structure: BlockStructure | None) -> None:
+    """Refuse a partition that does not help.
+
+    Parameters
+    ----------
+    structure : BlockStructure or None
+        From `frequency_blocks`.
+
+    Raises
+    ------
+    InputError
+        If there is no structure.
+    TooLargeError
+        If the largest block is too large for a dense solver.
+    """
+    if structure is None:
+        raise InputError(
+            "blocks: expected a squared loss over all pairs; cross-entropy and training splits couple all "
+            "output frequencies: ask for a number of eigenvalues, or their density, instead of all"
+        )
+    if structure.products > BLOCK_LIMIT:
+        raise TooLargeError(
+            f"blocks: the largest of {len(structure.sizes):,} blocks has {structure.products:,} unknowns "
+            f"(limit {BLOCK_LIMIT:,}; alone it needs {8 * structure.products**2 / 2**30:,.1f} GiB); neurons "
+            "carry too many output frequencies: ask for a number of eigenvalues, or their density, instead "
+            "of all"
+        )

@@ -1,0 +1,94 @@
+"""The density of a spectrum against dense spectra."""
+
+import numpy as np
+import pytest
+import torch
+
+from manifold.errors import InputError
+from manifold.groups import FiniteAbelianGroup
+from spectra.constructions import cosine
+from spectra.density import SpectralDensity, spectral_density
+from spectra.group_task import GroupTask
+from spectra.variation import DenseOperator, SecondVariation
+
+
+@pytest.fixture(scope="module")
+def circuit():
+    network = cosine(FiniteAbelianGroup((7,)), neurons=40, seed=2)
+    full = SecondVariation(GroupTask(network.group).linearise(network.measure()))
+    return full, np.linalg.eigvalsh(full.dense().numpy())
+
+
+@pytest.fixture(scope="module")
+def density(circuit):
+    return spectral_density(circuit[0], probes=12, steps=60, seed=5)
+
+
+def thresholds(values):
+    top = np.abs(values).max()
+    return np.concatenate([-np.geomspace(top, 1e-3 * top, 12), np.geomspace(1e-3 * top, 1.1 * top, 12)])
+
+
+def test_cumulative_counts_are_those_of_the_dense_spectrum(circuit, density):
+    at = thresholds(circuit[1])
+    exact = (circuit[1][None, :] <= at[:, None]).sum(1)
+    found = density.cumulative(at)
+    slack = 4 * found.standard_error + 1e-9 * density.dimension
+    assert (found.low - slack <= exact).all()
+    assert (exact <= found.high + slack).all()
+    assert (found.low <= found.count + 1e-9).all()
+    assert (found.count <= found.high + 1e-9).all()
+    resolved = found.high - found.low <= 0.1 * density.dimension  # elsewhere a step is left open
+    assert resolved.sum() >= 8
+    assert found.standard_error.max() < 0.05 * density.dimension  # the test can fail
+
+
+def test_moments_are_exact_to_the_standard_error(circuit, density):
+    for power in (1, 2, 3):
+        estimate, error = density.moment(power)
+        assert abs(estimate - (circuit[1] ** power).sum()) <= 4 * error
+        assert error < 0.2 * (np.abs(circuit[1]) ** power).sum()
+    assert density.moment(0) == (pytest.approx(density.dimension, rel=1e-12), pytest.approx(0, abs=1e-9))
+
+
+def test_few_steps_leave_an_interval_that_holds_for_every_start():
+    rng = np.random.default_rng(0)
+    values = np.sort(rng.standard_normal(200))
+    found = spectral_density(DenseOperator(torch.diag(torch.as_tensor(values))), probes=4, steps=6, seed=1)
+    at = np.linspace(-2, 2, 41)
+    # Signs as start vectors give every eigenvalue of a diagonal matrix the same mass: F is known exactly.
+    exact = (values[None, :] <= at[:, None]).sum(1)
+    for nodes, weights in zip(found.nodes, found.weights, strict=True):
+        alone = SpectralDensity(np.stack([nodes] * 2), np.stack([weights] * 2), 200, 0).cumulative(at)
+        assert (alone.low <= exact + 1e-9).all()
+        assert (exact <= alone.high + 1e-9).all()
+        assert alone.standard_error.max() < 1e-9
+    wider, finer = found.cumulative(at), spectral_density(
+        DenseOperator(torch.diag(torch.as_tensor(values))), probes=4, steps=60, seed=1
+    ).cumulative(at)  # fmt: skip
+    assert (finer.high - finer.low).mean() < 0.3 * (wider.high - wider.low).mean()
+
+
+def test_invariant_spaces_end_the_iteration_with_exact_weights():
+    matrix = torch.diag(torch.tensor([0.0, 0.0, 0.0, 2.0, 2.0, -1.0], dtype=torch.float64))
+    found = spectral_density(DenseOperator(matrix), probes=3, steps=6, seed=0)
+    counted = found.cumulative(np.array([-1.5, -0.5, 1.0, 2.5]))
+    assert np.allclose(counted.count, [0, 1, 4, 6])
+    zero = spectral_density(DenseOperator(torch.zeros(5, 5, dtype=torch.float64)), probes=2, steps=3)
+    assert np.allclose(zero.cumulative(np.array([-0.1, 0.1])).count, [0, 5])
+
+
+def test_bins_cover_everything(density):
+    edges = density.edges()
+    counted = density.cumulative(edges)
+    assert counted.count[0] == 0
+    assert counted.count[-1] == pytest.approx(density.dimension)
+    assert (np.diff(edges) > 0).all()
+
+
+def test_bad_input():
+    operator = DenseOperator(torch.full((4, 4), float("nan"), dtype=torch.float64))
+    with pytest.raises(InputError, match="NaN"):
+        spectral_density(operator)
+    with pytest.raises(InputError, match="at least 2 probes"):
+        spectral_density(DenseOperator(torch.eye(3, dtype=torch.float64)), probes=1)
