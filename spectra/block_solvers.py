@@ -120,47 +120,6 @@ def block_spectrum(
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
 
 
-def shifted_inverse(operator: SymmetricOperator, below: float) -> Preconditioner:
-    """``(L - below)^{-1}`` in single precision: a preconditioner that makes the small end converge at once.
-
-    The matrix is assembled from products, N of them, and factorised (Cholesky) with N^3/3 single-precision
-    flops and 4 N^2 bytes. Single precision is enough: it only directs an iteration whose residuals are
-    computed in double precision.
-
-    Parameters
-    ----------
-    operator : SymmetricOperator
-    below : float
-        A number below the spectrum, best by about the width of the cluster at the small end.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    InputError
-        If ``below`` is not below the spectrum.
-    """
-    size = operator.dimension
-    matrix = torch.empty(size, size, dtype=torch.float32, device=operator.device)
-    for low in range(0, size, 64):
-        width = min(64, size - low)
-        unit = torch.zeros(size, width, dtype=torch.float64, device=operator.device)
-        unit[torch.arange(low, low + width), torch.arange(width)] = 1
-        matrix[:, low : low + width] = operator.apply(unit)
-    matrix.diagonal().sub_(below)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:
-        raise InputError(f"below: expected a number below the spectrum, got {below:g}")
-
-    def precondition(residuals: Tensor, values: Tensor) -> Tensor:
-        sizes = residuals.norm(dim=0).clamp_min(1e-300)
-        return torch.cholesky_solve((residuals / sizes).float(), factor).double()
-
-    return precondition
-
-
 class _Search:
     def __init__(
         self, operator: SymmetricOperator, count: int, width: int, tol: float, rng: np.random.Generator,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from manifold.errors import InputError
-from spectra.block_solvers import block_spectrum, norm_bound, shifted_inverse
+from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.variation import DenseOperator, SymmetricOperator
 
 
@@ -81,22 +81,6 @@ def test_a_good_preconditioner_saves_products():
         assert np.allclose(found.eigenvalues[:6], exact[:6], atol=1e-8)
         counts.append(found.matvecs)
     assert counts[1] - counts[0] < 0.5 * counts[0]
-
-
-def test_shifted_inverse_finds_the_small_end_at_once():
-    rng = np.random.default_rng(3)
-    basis, _ = np.linalg.qr(rng.standard_normal((600, 600)))
-    values = np.sort(np.concatenate([-1e-4 * rng.random(200), 1e-5 * rng.random(200), 10 * rng.random(200)]))
-    operator = DenseOperator(torch.as_tensor(basis * values @ basis.T))
-    plain = block_spectrum(operator, 5, tol=1e-9, max_products=600)
-    assert not plain.converged
-    operator.matvecs = 0
-    precondition = shifted_inverse(operator, -1.1e-4)
-    helped = block_spectrum(operator, 5, tol=1e-9, precondition=precondition, max_products=1200)
-    assert helped.converged
-    assert np.abs(helped.eigenvalues[:5] - values[:5]).max() < 1e-9
-    with pytest.raises(InputError, match="below the spectrum"):
-        shifted_inverse(operator, 0.0)
 
 
 def test_one_end_costs_less_than_both():
