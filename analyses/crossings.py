@@ -317,6 +317,7 @@ def _document(study: CrossingStudy) -> dict[str, Any]:
         "sign": "Hessian: positive = contracting",
         "group": study.run.config.get("group"),
         "optimizer": study.run.config.get("optimizer"),
+        "activation": study.records[-1].facts["activation"],
         "steps": study.steps,
         "flow_time": study.times,
         "time": "flow time" if study.times is not None else "training step",

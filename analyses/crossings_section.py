@@ -115,7 +115,7 @@ def crossings_section(study: xr.Dataset) -> Section:
         ],
         provenance={"run": document["run"], **document["provenance"]},
         document=document,
-        background="group",
+        background="group" if document.get("activation", "square") == "square" else "outputs",
     )  # fmt: skip
 
 

@@ -185,6 +185,7 @@ def compute_record(
         "gradient_norm": point.gradient_norm,
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
+        "activation": subject.network.activation.name,
         "path": subject.path,
         "sha256": subject.sha256,
         "plan": result.plan.sentence,

@@ -128,15 +128,15 @@ class GroupTask(Functional):
     def uses_gram_form(self, neurons: int) -> bool:
         """Whether q x q Gram products are cheaper than outputs on the pairs, for q neurons.
 
-        Costs of one product in nanoseconds of one core, fitted to measurements for n = 5 .. 47 and
-        q = 64 .. 1024: passing over q x q tables costs more than the arithmetic on them until n is about 100.
+        Costs of one product in nanoseconds on two cores, fitted to measurements for n = 23 .. 113 and
+        q = 256, 512: arithmetic, passes over tables, and the overhead of many small calls.
         """
         n, q = self.group.order, neurons
         if self.loss == "cross_entropy":
             return False
         count = n * n if self.pairs is None else len(self.pairs)
-        per_pair = q * (1.0 * n + 20)
-        gram = q * q * (0.4 * n + 40) + 1.5 * n * n * q
+        per_pair = q * (0.24 * n + 3)
+        gram = 5e5 + q * q * (0.28 * n + 8) + 0.45 * n * n * q
         return gram + (n * n - count) * per_pair < count * per_pair
 
     @property
@@ -211,10 +211,11 @@ class GroupLinearisation(Linearisation):
         return self._gather([(coefficient, term.gradient()) for coefficient, term in self.terms])
 
     def _gather(self, triples: list[tuple[float, Triple]]) -> Tensor:
-        total = [
-            sum(triple[i] if coefficient == 1 else coefficient * triple[i] for coefficient, triple in triples)
-            for i in range(3)
-        ]
+        (first, total), *rest = triples
+        total = [x if first == 1 else first * x for x in total]
+        for coefficient, triple in rest:
+            for x, y in zip(total, triple, strict=True):
+                x.add_(y, alpha=coefficient)  # terms give tensors of their own
         return self.task.restrict(tuple(total))
 
     @override

@@ -8,7 +8,8 @@ Cost O(pairs x n x q) per gradient; the outputs of one chunk are all that is eve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from spectra.activations import SQUARE, Activation
 from spectra.gram_terms import Term, Triple
 
 CHUNK_BYTES = 64 * 2**20
+TABLE_BYTES = 192 * 2**20  # tables over all pairs that are kept between products
 
 
 class OutputLoss(ABC):
@@ -62,7 +64,7 @@ class SquaredError(OutputLoss):
 
     @override
     def curvature(self, f: Tensor, change: Tensor) -> Tensor:
-        return 2 * self._project(change)
+        return 2 * change  # nothing to project: the c of a projected loss have no mean
 
     @override
     def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
@@ -97,9 +99,9 @@ class ListChunk:
     def __init__(self, table: Tensor):
         self.x, self.y, self.target = table.unbind(1)
 
-    def gather(self, a: Tensor, b: Tensor) -> Tensor:
-        """``a[x] + b[y]`` of every pair, (P, q)."""
-        return a[self.x] + b[self.y]
+    def gather(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """``a[x] + b[y]`` of every pair, written into ``out`` (P, q)."""
+        return torch.index_select(a, 0, self.x, out=out).add_(b[self.y])
 
     def scatter(self, out_a: Tensor, out_b: Tensor, of_sums: Tensor) -> None:
         """Adjoint of `gather`, added to the outputs."""
@@ -114,15 +116,34 @@ class GridChunk:
         self.x, self.y, self.target = table.unbind(1)
         self.rows, self.n = slice(int(self.x[0]), int(self.x[-1]) + 1), n
 
-    def gather(self, a: Tensor, b: Tensor) -> Tensor:
-        """``a[x] + b[y]`` of every pair, (P, q)."""
-        return (a[self.rows, None, :] + b).reshape(-1, a.shape[-1])
+    def gather(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """``a[x] + b[y]`` of every pair, written into ``out`` (P, q)."""
+        torch.add(a[self.rows, None, :], b, out=out.view(-1, *b.shape))
+        return out
 
     def scatter(self, out_a: Tensor, out_b: Tensor, of_sums: Tensor) -> None:
         """Adjoint of `gather`, added to the outputs."""
         grid = of_sums.reshape(-1, self.n, of_sums.shape[-1])
         out_a[self.rows] += grid.sum(1)
         out_b += grid.sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """A chunk of P pairs at the linearisation point.
+
+    ``levels`` sigma and ``rise`` half of sigma' at a[x] + b[y], (P, q) (for the square ``rise`` is the sum
+    itself); ``outputs`` f and ``slope``, the derivative of the loss in f, (P, n); ``heads`` = slope @ c and
+    ``bent`` = half of sigma'' times heads, (P, q).
+    """
+
+    chunk: ListChunk | GridChunk
+    levels: Tensor
+    rise: Tensor
+    outputs: Tensor
+    slope: Tensor
+    heads: Tensor
+    bent: Tensor
 
 
 class PairTerm(Term):
@@ -159,6 +180,9 @@ class PairTerm(Term):
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
         self.a, self.b, self.c = self._positions(neurons)
+        self._weighted_c = self.c * weights
+        self._kept: list[_Tables] | None = None
+        self._buffers: Tensor | None = None
 
     def _positions(self, triple: Triple) -> list[Tensor]:
         """Weights at group elements, element along axis -2 and neuron along axis -1."""
@@ -176,74 +200,99 @@ class PairTerm(Term):
             for chunk in self.pairs.split(size):
                 yield ListChunk(chunk)
 
-    def _outputs(self, sums: Tensor) -> Tensor:
-        return self.gain * (self.sigma.value(sums) * self.weights) @ self.c.T
+    def _tables(self) -> Iterable[_Tables]:
+        """What every product needs of each chunk: kept where it fits, made anew where it does not."""
+        if 8 * len(self.pairs) * (3 * self.a.shape[1] + 2 * self.n) > TABLE_BYTES:
+            return map(self._table, self._chunks())
+        if self._kept is None:
+            self._kept = [self._table(chunk) for chunk in self._chunks()]
+        return self._kept
+
+    def _table(self, chunk: ListChunk | GridChunk) -> _Tables:
+        sums = chunk.gather(self.a, self.b, self._scratch(chunk)[0]).clone()
+        levels, rise = self.sigma.value(sums), self.sigma.half_slope(sums)
+        outputs = self.gain * (levels * self.weights) @ self.c.T
+        slope = self.loss.gradient(outputs, chunk.target)
+        heads, bend = slope @ self.c, 0.5 * self.sigma.curvature(sums)
+        bent = heads if isinstance(bend, float) and bend == 1 else bend * heads
+        return _Tables(chunk, levels, rise, outputs, slope, heads, bent)
+
+    def _scratch(self, chunk: ListChunk | GridChunk) -> Tensor:
+        """Three tables (P, q) that are used again: fresh ones cost more in page faults than in work."""
+        count = len(chunk.target)
+        if self._buffers is None or self._buffers.shape[1] < count:
+            shape = (3, count, self.a.shape[1])
+            self._buffers = torch.empty(shape, dtype=self.a.dtype, device=self.a.device)
+        return self._buffers[:, :count]
 
     @property
     @override
     def value(self) -> float:
-        total = 0.0
-        for chunk in self._chunks():
-            outputs = self._outputs(chunk.gather(self.a, self.b))
-            total += float(self.loss.value(outputs, chunk.target).sum())
-        return self.coefficient * total
+        return self.coefficient * sum(
+            float(self.loss.value(table.outputs, table.chunk.target).sum()) for table in self._tables()
+        )
 
     @override
     def gradient(self) -> Triple:
         out = [torch.zeros_like(x) for x in (self.a, self.b, self.c)]
-        for chunk in self._chunks():
-            sums = chunk.gather(self.a, self.b)
-            slope = self.loss.gradient(self._outputs(sums), chunk.target)
-            chunk.scatter(out[0], out[1], self.sigma.slope(sums) * (slope @ self.c))
-            out[2] += slope.T @ self.sigma.value(sums)
+        for table in self._tables():
+            of_sums = torch.mul(table.rise, table.heads, out=self._scratch(table.chunk)[0])
+            table.chunk.scatter(out[0], out[1], of_sums)
+            out[2] += table.slope.T @ table.levels
+        return self._pull(out)
+
+    def _pull(self, out: list[Tensor]) -> Triple:
+        """Coordinates of derivatives in the weights; those in a and b lack the 2 left out of ``rise``."""
+        out[0] *= 2
+        out[1] *= 2
         return self._coordinates([self.coefficient * self.gain * g for g in out])
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
         moves = self._positions(fields)
         out = [torch.zeros_like(d) for d in moves]
-        for chunk in self._chunks():
-            sums = chunk.gather(self.a, self.b)
-            outputs = self._outputs(sums)
-            slope = self.loss.gradient(outputs, chunk.target)
-            value, rise, bend = (f(sums) for f in (self.sigma.value, self.sigma.slope, self.sigma.curvature))
-            pull = slope @ self.c
+        for table in self._tables():
             for i in range(len(moves[0])):
-                da, db, dc = (move[i] for move in moves)
-                dsums = chunk.gather(da, db)
-                of_sums, of_c = torch.zeros_like(sums), torch.zeros_like(dc)
-                if interaction:
-                    change = (value * self.weights) @ dc.T + (rise * dsums * self.weights) @ self.c.T
-                    bent = self.loss.curvature(outputs, self.gain * change)
-                    of_sums += rise * (bent @ self.c)
-                    of_c += bent.T @ value
-                if local:
-                    of_sums += bend * dsums * pull + rise * (slope @ dc)
-                    of_c += slope.T @ (rise * dsums)
-                chunk.scatter(out[0][i], out[1][i], of_sums)
-                out[2][i] += of_c
-        return self._coordinates([self.coefficient * self.gain * g for g in out])
+                self._add_product(table, [move[i] for move in moves], [x[i] for x in out], interaction, local)
+        return self._pull(out)
+
+    def _add_product(
+        self, table: _Tables, move: list[Tensor], out: list[Tensor], interaction: bool, local: bool
+    ) -> None:
+        da, db, dc = move
+        dsums, mixed, of_sums = self._scratch(table.chunk)
+        table.chunk.gather(da, db, dsums)
+        torch.mul(table.rise, dsums, out=mixed)
+        if interaction:
+            # outputs first: n rows of P are twice as fast a product as P rows of n
+            change = (dc * (self.weights * self.gain)) @ table.levels.T
+            change.addmm_(self._weighted_c, mixed.T, alpha=2 * self.gain)
+            bent = self.loss.curvature(table.outputs, change.T)
+            out[2].addmm_(bent.T, table.levels)
+            torch.mm(bent, self.c, out=of_sums)
+        if local:
+            out[2].addmm_(table.slope.T, mixed, alpha=2)
+            torch.addmm(of_sums, table.slope, dc, beta=int(interaction), out=of_sums)
+        of_sums.mul_(table.rise)
+        if local:
+            of_sums.addcmul_(table.bent, dsums)
+        table.chunk.scatter(out[0], out[1], of_sums)
 
     def slope_norm(self) -> float:
         """Norm of the derivative in all outputs of the pairs."""
-        total = 0.0
-        for chunk in self._chunks():
-            slope = self.loss.gradient(self._outputs(chunk.gather(self.a, self.b)), chunk.target)
-            total += float(slope.square().sum())
+        total = sum(float(table.slope.square().sum()) for table in self._tables())
         return abs(self.coefficient) * total**0.5
 
     @override
     def kernel(self) -> Tensor:
         q = len(self.weights)
         total = torch.zeros(q, q, dtype=self.a.dtype, device=self.a.device)
-        for chunk in self._chunks():
-            sums = chunk.gather(self.a, self.b)
-            outputs = self._outputs(sums)
+        for table in self._tables():
             step = max(1, CHUNK_BYTES // (8 * q * self.n))
-            for low in range(0, len(sums), step):
+            for low in range(0, len(table.levels), step):
                 part = slice(low, low + step)
-                features = self.gain * self.sigma.value(sums[part]).T[:, :, None] * self.c.T[:, None, :]
-                root = self.loss.curvature_root(outputs[part], features).reshape(q, -1)
+                features = self.gain * table.levels[part].T[:, :, None] * self.c.T[:, None, :]
+                root = self.loss.curvature_root(table.outputs[part], features).reshape(q, -1)
                 total += root @ root.T
         return self.coefficient * total
 
@@ -253,15 +302,13 @@ class PairTerm(Term):
         kind = {"dtype": self.a.dtype, "device": self.a.device}
         of_ab = torch.zeros(n * n, q, **kind)
         of_ac, of_bc = torch.zeros(n, n, q, **kind), torch.zeros(n, n, q, **kind)
-        for chunk in self._chunks():
-            sums = chunk.gather(self.a, self.b)
-            slope = self.loss.gradient(self._outputs(sums), chunk.target)
-            rise = self.sigma.slope(sums)
-            of_ab.index_add_(0, chunk.x * n + chunk.y, self.sigma.curvature(sums) * (slope @ self.c))
+        for table in self._tables():
+            chunk = table.chunk
+            of_ab.index_add_(0, chunk.x * n + chunk.y, 2 * table.bent)
             step = max(1, CHUNK_BYTES // (8 * q * n))
-            for low in range(0, len(sums), step):
+            for low in range(0, len(table.levels), step):
                 part = slice(low, low + step)
-                mixed = slope[part, :, None] * rise[part, None, :]
+                mixed = 2 * table.slope[part, :, None] * table.rise[part, None, :]
                 of_ac.index_add_(0, chunk.x[part], mixed)
                 of_bc.index_add_(0, chunk.y[part], mixed)
         of_ab = of_ab.reshape(n, n, q)
