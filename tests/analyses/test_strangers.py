@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from spectra.activations import parse_activation
 from tests.analyses import strangers
 from tests.analyses.test_checkpoint_commands import rhoscope
 from tests.oracles import dense_hessian
@@ -151,7 +152,7 @@ def test_crossings_of_a_folder_of_a_stranger(tmp_path, command, name):
     ]  # fmt: skip
     page = tmp_path / "page.html"
     found, _ = command("crossings", tmp_path, *layout, "--report", page)
-    assert found["activation"] == name
+    assert found["activation"] == parse_activation(name).name
     assert "with its activation" in page.read_text("utf-8")
     assert found["steps"] == [0, 20, 60, 150]
     assert found["loss"] == sorted(found["loss"], reverse=True)
