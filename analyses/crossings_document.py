@@ -122,6 +122,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "sign": "Hessian: positive = contracting",
         "group": study.run.config.get("group"),
         "optimizer": study.run.config.get("optimizer"),
+        "activation": study.records[-1].facts["activation"],
         "labels": "shuffled" if study.run.config.get("labels") is not None else "true",
         "plan": study.records[-1].facts["plan"],
         "flow_time": study.times,

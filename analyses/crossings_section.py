@@ -27,7 +27,7 @@ def crossings_section(study: xr.Dataset) -> Section:
         pictures=_pictures(study, document),
         provenance={"run": document["run"], **document["provenance"]},
         document=document,
-        background="group",
+        background="group" if document.get("activation", "square") == "square" else "outputs",
     )  # fmt: skip
 
 

@@ -88,8 +88,12 @@ def trajectory_section(study: xr.Dataset) -> Section:
         pictures=pictures,
         provenance={"run": document["run"], **document["provenance"]},
         document=document,
-        background="group",
+        background=_background(document["task"]),
     )
+
+
+def _background(task: dict[str, Any]) -> str:
+    return "group" if task.get("activation", "square") == "square" else "outputs"
 
 
 def _trained(task: dict[str, Any], training: dict[str, Any]) -> Markup:
@@ -197,7 +201,7 @@ def checkpoint_section(study: xr.Dataset) -> Section:
         ],
         provenance={**document["checkpoint"], **document["provenance"]},
         document=document,
-        background="group",
+        background=_background(document["task"]),
     )  # fmt: skip
 
 

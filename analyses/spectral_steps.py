@@ -32,7 +32,7 @@ from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spect
 from spectra.potentials import GroupPotentials
 from spectra.variation import SecondVariation, flat_operator
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 CONTROLS = ("none", "random")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
@@ -223,6 +223,7 @@ def compute_record(
         "gradient_norm": point.gradient_norm,
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
+        "activation": subject.network.activation.name,
         "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,

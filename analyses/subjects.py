@@ -16,7 +16,7 @@ from manifold.measures import ParticleMeasure
 from spectra.functionals import Decayed, Functional
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
-from spectra.output_task import OutputTask, nearest_kink
+from spectra.output_task import OutputTask, kink_distances
 from spectra.relabelled import labelled_task, shuffled_labels
 
 
@@ -171,11 +171,12 @@ def _notes_of(network: GroupNetwork) -> list[str]:
             f"tau^{degree + 1} = q s, |z|^2 = |(a, b, c)|^2 / n, g = 1"
         )
     if network.activation.kinked:
-        count, total, nearest = nearest_kink(network)
+        double, single, total, nearest = kink_distances(network)
         notes.append(
             f"the second derivative of {name} is an atom at its kink and is left out: the spectrum is that "
-            f"of the smooth pieces; {count:,} of {total:,} pre-activations lie within rounding of the kink, "
-            f"the nearest other one at {nearest:.1e} of |a[x]| + |b[y]|"
+            f"of the smooth pieces; of {total:,} pre-activations {double:,} lie within double-precision "
+            f"rounding of the kink, {single:,} within single-precision rounding, the nearest (beyond double) "
+            f"at {nearest:.1e} of |a[x]| + |b[y]|"
         )
     return notes
 

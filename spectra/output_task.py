@@ -114,7 +114,7 @@ class OutputTask(Functional):
         return self.gain * c[k] * self.activation.value(a[x] + b[y])
 
 
-def nearest_kink(network: GroupNetwork) -> tuple[int, int, float]:
+def kink_distances(network: GroupNetwork) -> tuple[int, int, int, float]:
     """How near the pre-activations of a kinked activation come to its kink at 0.
 
     Parameters
@@ -123,21 +123,24 @@ def nearest_kink(network: GroupNetwork) -> tuple[int, int, float]:
 
     Returns
     -------
-    count : int
-        Pre-activations ``a_j[x] + b_j[y]`` within rounding of 0: ``4 eps (|a_j[x]| + |b_j[y]|)``.
+    double, single : int
+        Pre-activations ``a_j[x] + b_j[y]`` within rounding of 0, ``4 eps (|a_j[x]| + |b_j[y]|)``, for the eps
+        of double precision (in which everything is computed) and of single precision (in which networks
+        are usually trained and stored).
     total : int
         All ``q n^2`` of them.
     nearest : float
-        Smallest ``|a_j[x] + b_j[y]| / (|a_j[x]| + |b_j[y]|)`` beyond that; 1 if there is none.
+        Smallest ``|a_j[x] + b_j[y]| / (|a_j[x]| + |b_j[y]|)`` beyond double rounding; 1 if there is none.
     """
     a = network.a
     b = a if network.tied else network.b
-    count, nearest = 0, 1.0
+    counts, nearest = [0, 0], 1.0
     for row in a:
         sizes = row.abs() + b.abs()
         distance = (row + b).abs()
-        close = distance <= 4 * torch.finfo(a.dtype).eps * sizes
-        count += int(close.sum())
-        if not close.all():
-            nearest = min(nearest, float((distance[~close] / sizes[~close]).min()))
-    return count, a.shape[0] * b.numel(), nearest
+        for i, kind in enumerate((torch.float64, torch.float32)):
+            counts[i] += int((distance <= 4 * torch.finfo(kind).eps * sizes).sum())
+        beyond = distance > 4 * torch.finfo(torch.float64).eps * sizes
+        if beyond.any():
+            nearest = min(nearest, float((distance[beyond] / sizes[beyond]).min()))
+    return *counts, a.shape[0] * b.numel(), nearest

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from spectra.activations import parse_activation
 from tests.analyses import strangers
 from tests.analyses.test_checkpoint_commands import rhoscope
 from tests.oracles import dense_hessian
@@ -149,7 +150,10 @@ def test_crossings_of_a_folder_of_a_stranger(tmp_path, command, name):
         "--group", "Z5", "--loss", "mse", "--activation", name, "--tensor", "w_a=first.weight[:, :5]",
         "--tensor", "w_b=first.weight[:, 5:]", "--tensor", "w_c=out.weight",
     ]  # fmt: skip
-    found, _ = command("crossings", tmp_path, *layout)
+    page = tmp_path / "page.html"
+    found, _ = command("crossings", tmp_path, *layout, "--report", page)
+    assert found["activation"] == parse_activation(name).name
+    assert "with its activation" in page.read_text("utf-8")
     assert found["steps"] == [0, 20, 60, 150]
     assert found["loss"] == sorted(found["loss"], reverse=True)
     assert all(found["count_certified"])

@@ -13,7 +13,7 @@ from spectra.eigen import dense_spectrum
 from spectra.functionals import PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
-from spectra.output_task import OutputTask, nearest_kink
+from spectra.output_task import OutputTask, kink_distances
 from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.polynomial_potentials import PolynomialPotentials
 from spectra.variation import SecondVariation
@@ -276,10 +276,11 @@ class TestPolynomialPotentials:
 
 def test_kinks_are_counted():
     group = FiniteAbelianGroup((3,))
-    a = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
-    b = torch.tensor([[-1.0, 0.0], [-2.0 + 1e-10, 0.0], [5.0, 0.0]])
-    net = GroupNetwork(group, a.double(), b.double(), a.double(), 1.0, NAMED["relu"])
-    count, total, _ = nearest_kink(net)
-    assert (count, total) == (1 + 9 + (b[1, 0] == -2), 18)
+    a = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    b = torch.tensor([[-1.0, 0.0], [-2.0 + 1e-10, 0.0], [5.0, 0.0]], dtype=torch.float64)
+    net = GroupNetwork(group, a, b, a, 1.0, NAMED["relu"])
+    double, single, total, nearest = kink_distances(net)
+    assert (double, single, total) == (1 + 9, 2 + 9, 18)
+    assert nearest == pytest.approx(1e-10 / 4, rel=1e-4)
     net = GroupNetwork(group, a[:, :1] + 1, None, a[:, :1], 1.0, NAMED["relu"])
-    assert nearest_kink(net) == (0, 9, 1.0)
+    assert kink_distances(net) == (0, 0, 9, 1.0)
