@@ -17,7 +17,7 @@ from torch import Tensor
 from analyses.studies import Progress, rhoscope_version, silent
 from analyses.timing import interleaved_seconds
 from analyses.training import RawGradient, TrainingPlan
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import arpack_start, block_spectrum
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
 from spectra.small_end import SmallEnd, prepare_small_end
@@ -163,8 +163,11 @@ class _Case:
             small = prepare_small_end(
                 self.full, self.task, self.measure, COUNT, seed=self.seed, max_seconds=0.75 * limit
             )
+        start = small.start
+        if end == "largest":
+            start = arpack_start(self.full, COUNT, end, tol=TOLERANCE, seed=self.seed)
         found = block_spectrum(
-            self.full, COUNT, tol=TOLERANCE, seed=self.seed, start=small.start,
+            self.full, COUNT, tol=TOLERANCE, seed=self.seed, start=start,
             precondition=small.precondition, ends=(end,),
             max_seconds=limit - (time.perf_counter() - begin),
         )  # fmt: skip

@@ -62,6 +62,8 @@ def freedom_figure(study: xr.Dataset) -> Figure:
     (upper,), (middle,), (lower,) = axes
     steps = study.step.to_numpy()
     for name in ("negative", "positive"):
+        if f"{name}_bounds" not in study:  # a study of the first version
+            continue
         low, high = study[f"{name}_bounds"].to_numpy().T
         if (low < high).any():  # not every sign is known
             upper.fill_between(steps, low, high, color=SIGN_COLOURS[name], alpha=0.15, lw=0)

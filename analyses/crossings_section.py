@@ -15,7 +15,7 @@ from analyses.sections import Fact, Picture, Section, document_of, percent, scie
 
 def crossings_section(study: xr.Dataset) -> Section:
     """How the degrees of freedom of a run fell."""
-    document = document_of(study)
+    document = _completed(document_of(study))
     group = document.get("group") or "its group"
     return Section(
         title=f"Eigenvalue crossings while training on {group}",
@@ -29,6 +29,13 @@ def crossings_section(study: xr.Dataset) -> Section:
         document=document,
         background="group" if document.get("activation", "square") == "square" else "outputs",
     )  # fmt: skip
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    """A document with the keys that studies of the first version lack."""
+    undecided = zip(document["negative"], document["undetermined"], strict=True)
+    bounds = {"negative": [[low, low + rest] for low, rest in undecided]}
+    return {"count_bounds": bounds, "controls": {}, "fixed_points": None, **document}
 
 
 def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
@@ -107,6 +114,9 @@ def _step(value: float) -> str:
 
 def _motion(document: dict[str, Any]) -> list[Markup]:
     motion = document["monotone"]
+    if "violations" not in motion:  # a study of the first version
+        shares = (percent(motion[f"fraction_nonincreasing_{name}"]) for name in ("hessian", "jacobian"))
+        return [Markup("Of the moves of eigenvalues {} do not go up, {} do not go down.").format(*shares)]
     rises, falls = motion["violations"]["hessian"], motion["violations"]["jacobian"]
     paragraph = Markup(
         "Is the motion one-way? No: {} of the moves of eigenvalues from step to step do not go up, {} do "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from manifold.errors import InputError
@@ -118,6 +119,48 @@ def block_spectrum(
         return dense_spectrum(operator)
     search = _Search(operator, count, width, tol, np.random.default_rng(seed), precondition, ends)
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
+
+
+def arpack_start(
+    operator: SymmetricOperator, count: int, end: str, *, tol: float = 1e-6, seed: int = 0,
+    max_products: int = 2000,
+) -> Tensor:  # fmt: skip
+    """Approximate eigenvectors of one end, a start for `block_spectrum`, by ARPACK.
+
+    A single-vector Krylov space needs the fewest products where eigenvalues are well separated, as they are
+    at the large end; it may lose copies of degenerate ones, which the block solver then meets.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+    count : int
+        Wanted vectors.
+    end : str
+        ``smallest`` or ``largest``.
+    tol : float
+        Wanted residual relative to the eigenvalue.
+    seed : int
+        Of the start vector.
+    max_products : int
+        Limit; what has converged by then is returned.
+
+    Returns
+    -------
+    Tensor, shape (N, k), k <= count
+    """
+    size, basis = operator.dimension, min(operator.dimension, 4 * count + 40)
+    if basis <= count + 1:
+        return torch.zeros(size, 0, dtype=torch.float64, device=operator.device)
+    first = np.random.default_rng(seed).standard_normal(size)
+    which = {"smallest": "SA", "largest": "LA"}[end]
+    try:
+        _, vectors = eigsh(
+            operator.linear_operator(), k=count, which=which, tol=0.3 * tol, v0=first, ncv=basis,
+            maxiter=max(1, max_products // (basis - count)),
+        )  # fmt: skip
+    except ArpackNoConvergence as stopped:
+        vectors = stopped.eigenvectors
+    return torch.as_tensor(np.ascontiguousarray(vectors), device=operator.device)
 
 
 class _Search:

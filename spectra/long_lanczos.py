@@ -19,6 +19,7 @@ from torch import Tensor
 
 BASIS_BYTES = 600 * 2**20
 KEPT = 40  # Ritz vectors that survive a restart
+LEAST = 8  # vectors of the basis before a limit ends it
 GUARD = 6  # vectors beyond the wanted ones that are returned with them
 Product = Callable[[Tensor], Tensor]
 
@@ -67,11 +68,12 @@ def lowest_vectors(
     while True:
         spent = space.fill(max_products, last) or space.size >= dimension - 1
         values, coordinates, residuals = space.ritz()
-        settled = bool((residuals[:count] <= tol * np.abs(values).max()).all())
+        small = tol * np.abs(values).max()
+        settled = bool((residuals[:count] <= small).all())
         if not (spent or settled or space.full):
             continue
         vectors, values, residuals = space.improved(coordinates[:, : min(KEPT, space.size // 2)])
-        if spent or (settled and len(values) >= count):
+        if spent or (len(values) >= count and bool((residuals[:count] <= 3 * small).all())):
             wanted = slice(0, count + GUARD)
             return vectors[:, wanted], values[wanted], residuals[wanted]
         if space.full:
@@ -99,7 +101,7 @@ class _LongBasis:
         """Extend the basis by a third, to its full length at most; True if a limit ended it before."""
         until = min(len(self.rows), 100 + 4 * self.size // 3)
         while self.size < until:
-            if self.products >= max_products or time.monotonic() >= last:
+            if self.size >= LEAST and (self.products >= max_products or time.monotonic() >= last):
                 return True
             self._step()
         return False

@@ -13,7 +13,7 @@ import torch
 from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import arpack_start, block_spectrum
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
@@ -344,9 +344,12 @@ def _particle_spectrum(
     small = prepare_small_end(
         operator, functional, measure, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds
     )
+    starts = [arpack_start(operator, count, "largest", seed=seed)]
+    if small.start is not None:
+        starts.append(small.start)
     found = block_spectrum(
-        operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin), start=small.start,
-        precondition=small.precondition,
+        operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
+        start=torch.cat(starts, dim=1), precondition=small.precondition,
     )  # fmt: skip
     found = dataclasses.replace(
         found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products,

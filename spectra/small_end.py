@@ -6,19 +6,23 @@ a deep single-precision Krylov space as a start where it does not (`spectra.long
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from manifold.measures import ParticleMeasure
 from spectra.assembly import Assembly, can_assemble, elimination_inverse, group_task
-from spectra.block_solvers import Preconditioner
+from spectra.block_solvers import Preconditioner, arpack_start
 from spectra.functionals import Functional
 from spectra.long_lanczos import lowest_vectors
 from spectra.variation import DeflatedVariation, SecondVariation
 
 FACTOR_BYTES = 2**30  # of the single-precision factor: 16,384 first-layer unknowns
 SCOUT = 400  # products that find where the spectrum begins
+RESTARTED = 1500  # products after which restarted Lanczos has shown that the lowest are not well separated
+SEPARATED = 1e-4  # residual, relative to the eigenvalue, with which it hands them on
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +78,25 @@ def prepare_small_end(
     full = operator.full if isinstance(operator, DeflatedVariation) else operator
     if group_task(full.at) is None:
         return SmallEnd()
+    begin = time.monotonic()
     single = _in_single_precision(operator, functional, measure)
     assembly = Assembly(full.at) if can_assemble(full.at) else None
     fits = assembly is not None and 4 * (assembly.first * assembly.q) ** 2 <= FACTOR_BYTES
-    before = single.matvecs
+    separated = None
+    if not fits:  # where the lowest are well separated, restarts do no harm
+        separated = arpack_start(
+            operator, count, "smallest", tol=SEPARATED, seed=seed, max_products=RESTARTED
+        )
+        if separated.shape[1] == count:
+            return SmallEnd(separated, None, 0, "ARPACK")
     start, values, residuals = lowest_vectors(
-        single.apply, single.dimension, count, tol=tol, seed=seed, max_seconds=max_seconds,
-        max_products=SCOUT if fits else 10**6, device=single.device,
+        single.apply, single.dimension, count, tol=tol, seed=seed,
+        max_seconds=max_seconds - (time.monotonic() - begin), max_products=SCOUT if fits else 10**6,
+        device=single.device,
     )  # fmt: skip
-    products = single.matvecs - before
-    start = start.double()
+    products, start = single.matvecs, start.double()
     if not fits:
+        start = torch.cat([start, separated], dim=1)
         return SmallEnd(start, None, products, "long single-precision Lanczos")
     inverse = _shifted_inverse(assembly, float(values[0]), float(residuals[0]))
     if inverse is None or not isinstance(operator, DeflatedVariation):

@@ -154,13 +154,13 @@ def monotone_spectrum(lab: Laboratory) -> Claim:
     """Both signs of the hypothesis on functionals with D^3 L != 0, and a real run, where it is zero."""
     examples = {name: _pulled_flow(pull) for name, pull in PULLS.items()}
     down, up, mixed = (examples[name] for name in PULLS)
-    study = lab.study
-    motion, causes = study.motion, study.causes
+    motion = lab.study_document["monotone"]
+    falls, rises = motion["fraction_nonincreasing_hessian"], motion["fraction_nonincreasing_jacobian"]
     correct = (
         down["hessian_falls"] == up["hessian_rises"] == 1
         and max(mixed["hessian_falls"], mixed["hessian_rises"]) < 1
         and down["hessian_rises"] == up["hessian_falls"] == 0
-        and min(motion.hessian, motion.jacobian) < 0.9
+        and min(falls, rises) < 0.9
     )
     return Claim(
         "monotone-spectrum",
@@ -168,17 +168,16 @@ def monotone_spectrum(lab: Laboratory) -> Claim:
         "contracted).",
         Verdict.CORRECTED if correct else Verdict.UNDECIDED,
         {"examples": examples, "functional": "L = sum_k e^rho_k - c_k rho_k, r_k = z_k, in R^3",
-         "run": lab.learning.facts, "moves_on_run": motion.moves,
-         "share_of_moves_where_hessian_does_not_increase": motion.hessian,
-         "share_of_moves_where_jacobian_does_not_increase": motion.jacobian,
-         "rises": causes.rises, "falls": causes.falls,
-         "rises_mainly_by_interaction": causes.rises_by_interaction,
-         "condition_D3L_on_run": study.records[-1].facts["condition_D3L"]},
+         "run": lab.learning.facts, "moves_on_run": motion["moves"],
+         "share_of_moves_where_hessian_does_not_increase": falls,
+         "share_of_moves_where_jacobian_does_not_increase": rises,
+         "certain_rises": motion["violations"]["hessian"], "certain_falls": motion["violations"]["jacobian"],
+         "condition_D3L_on_run": motion["condition_D3L"][-1]},
         "With D3L dL >= 0 every Hessian eigenvalue falls, so directions become less contracted, not more; "
         "the reading as growing contraction needs the opposite sign (then every one rises; with both signs "
         "some do each). On the real run D3L = 0 and the claim says nothing: there "
-        f"{100 * motion.hessian:.0f} % of {motion.moves:,} moves do not raise the Hessian eigenvalue and "
-        f"{100 * motion.jacobian:.0f} % do not lower it; K and the local part move them.",
+        f"{100 * falls:.0f} % of {motion['moves']:,} moves do not raise the Hessian eigenvalue and "
+        f"{100 * rises:.0f} % do not lower it; K and the local part move them.",
         (Hypothesis("decoupled flow in the examples (K = 1)", 1.0, True),
          Hypothesis("decoupled flow on the real run", "no, see decoupling", False)),
     )  # fmt: skip
@@ -209,7 +208,7 @@ def _pulled_flow(pull: tuple[float, ...]) -> dict[str, Any]:
 @examines("zero-crossings")
 def zero_crossings(lab: Laboratory) -> Claim:
     """Branches and their crossings along a run, bracketed in time."""
-    found = lab.study.document
+    found = lab.study_document
     negative, certified = found["negative"], all(found["count_certified"])
     kinds, m = found["kinds"], lab.learning.task.potential_count
     certain = [one for one in found["crossings"] if one["kind"] == "crossing"]

@@ -6,11 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from analyses.crossings import CrossingStudy, follow_crossings
+from analyses.crossings import CrossingStudy, StudyPlan, follow_crossings
+from analyses.crossings_document import document_of_study
 from analyses.spectral_steps import SpectralQuestion
 from analyses.training import TrainingPlan, train
 from manifold.groups import FiniteAbelianGroup
@@ -142,7 +144,9 @@ class Laboratory:
             run = train(plan, Path(folder) / "run")
             layout = run.layout
             modes = 0 if self.quick else 20
-            study = follow_crossings(run, layout, SpectralQuestion(seed=self.seed), check_modes=modes)
+            study = follow_crossings(
+                run, layout, SpectralQuestion(seed=self.seed), StudyPlan(check_modes=modes)
+            )
             networks = [layout.network(run.read(step)) for step in run.steps]
         measures = tuple(network.measure(centred=True) for network in networks)
         return FlowRun(plan.task(), study.times, measures, self.seed, plan.init_scale), study
@@ -156,3 +160,8 @@ class Laboratory:
     def study(self) -> CrossingStudy:
         """The spectrum of the second variation on T_R along `learning`: branches and crossings."""
         return self._followed[1]
+
+    @cached_property
+    def study_document(self) -> dict[str, Any]:
+        """What `study` found, as ``rhoscope crossings --json`` tells it."""
+        return document_of_study(self.study)

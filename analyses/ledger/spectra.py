@@ -194,7 +194,7 @@ def degrees_of_freedom(lab: Laboratory) -> Claim:
         Verdict.CORRECTED if within and end["certified"] and small < bound else Verdict.UNDECIDED,
         {"m": task.potential_count, "q(D-1)": q * (dimension - 1), "rank_along_run": ranks,
          "rank_of_4_neurons": small, "contracted_at_end": end["positive"], "certified": end["certified"],
-         "loss_at_end": end["loss"], "linearisation": lab.study.document["linearisation"], "run": run.facts},
+         "loss_at_end": end["loss"], "linearisation": lab.study_document["linearisation"], "run": run.facts},
         f"The rank is at most min(m, q(D-1)): {max(ranks)} of m = {task.potential_count} here, but {small} "
         f"for four neurons. At the end {end['positive']} directions are contracted (Hessian > 0, "
         "Jacobian < 0).",

@@ -141,7 +141,7 @@ def make_run(folder: Path) -> Path:
 def document_of(path: Path) -> dict:
     """The study on disk as its document, without what differs between two honest runs."""
     document = json.loads(read_study(path).attrs["summary"])
-    document.pop("provenance")
+    del document["provenance"], document["seconds_per_step"]
     return document
 
 
