@@ -78,17 +78,17 @@ def prepare_small_end(
     full = operator.full if isinstance(operator, DeflatedVariation) else operator
     if group_task(full.at) is None:
         return SmallEnd()
+    # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
+    first_layer = 2 * full.dimension // 3
+    fits = can_assemble(full.at) and 4 * first_layer**2 <= FACTOR_BYTES
     begin = time.monotonic()
-    single = _in_single_precision(operator, functional, measure)
-    assembly = Assembly(full.at) if can_assemble(full.at) else None
-    fits = assembly is not None and 4 * (assembly.first * assembly.q) ** 2 <= FACTOR_BYTES
-    separated = None
     if not fits:  # where the lowest are well separated, restarts do no harm
         separated = arpack_start(
             operator, count, "smallest", tol=SEPARATED, seed=seed, max_products=RESTARTED
         )
         if separated.shape[1] == count:
             return SmallEnd(separated, None, 0, "ARPACK")
+    single = _in_single_precision(operator, functional, measure)
     start, values, residuals = lowest_vectors(
         single.apply, single.dimension, count, tol=tol, seed=seed,
         max_seconds=max_seconds - (time.monotonic() - begin), max_products=SCOUT if fits else 10**6,
@@ -98,7 +98,7 @@ def prepare_small_end(
     if not fits:
         start = torch.cat([start, separated], dim=1)
         return SmallEnd(start, None, products, "long single-precision Lanczos")
-    inverse = _shifted_inverse(assembly, float(values[0]), float(residuals[0]))
+    inverse = _shifted_inverse(Assembly(full.at), float(values[0]), float(residuals[0]))
     if inverse is None or not isinstance(operator, DeflatedVariation):
         return SmallEnd(start, inverse, products, "elimination of c")
     return SmallEnd(

@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         potentials: Annotated[
-            str, typer.Option(help=" | ".join(POTENTIAL_SETS), rich_help_panel=PANEL)
+            str, typer.Option(help=" | ".join(POTENTIAL_SETS) + " | k=3", rich_help_panel=PANEL)
         ] = "all",
         eigenvalues: Annotated[
             str, typer.Option(help="At each end, where not all fit; or all.", rich_help_panel=PANEL)
