@@ -106,7 +106,7 @@ class _Search:
     ):  # fmt: skip
         self.operator, self.count, self.tol, self.rng = operator, count, tol, rng
         self.precondition, self.ends = precondition, ends
-        self.tested = set(ends) - set(complete)
+        self.complete, self.tested = complete, set(ends) - set(complete)
         self.widths = [count + GUARD if end in ends else 1 for end in ENDS]
 
     def _random(self, columns: int) -> Tensor:
@@ -173,6 +173,8 @@ class _Search:
             if name not in self.ends or bool((sizes[pairs.wanted[end]] <= small).all()):
                 continue
             open_pairs = sizes > 1e-2 * small
+            if name in self.complete:  # nearly there: the guards have done their work
+                open_pairs = (sizes > 0.5 * small) & pairs.wanted[end]
             part = pairs.residuals[:, end][:, open_pairs]
             if self.precondition is not None and name == "smallest":
                 part = self.precondition(part, pairs.values[pairs.chosen[end]][open_pairs])
