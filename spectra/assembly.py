@@ -9,7 +9,7 @@ so eliminating c leaves a matrix of the first-layer unknowns alone, two thirds o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from manifold.errors import InputError
 from spectra.functionals import Linearisation
 from spectra.group_task import GroupTask
+from spectra.packed_cholesky import PackedMatrix
 
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
 
@@ -132,8 +133,8 @@ class Assembly:
             out[j, :, j, :] += self.local[j]
         return out.reshape(q * size, q * size)
 
-    def eliminated(self, below: float, inverse: Tensor) -> Tensor:
-        """First-layer matrix of ``L - below`` after elimination of c, shape (2dq, 2dq), single precision.
+    def eliminated(self, below: float, inverse: Tensor) -> Iterator[Tensor]:
+        """First-layer matrix of ``L - below`` after elimination of c, by rows of neurons, (2d, 2dq) each.
 
         Parameters
         ----------
@@ -142,10 +143,11 @@ class Assembly:
         inverse : Tensor, shape (q, q)
             ``(P + decay - below)^{-1}``.
 
-        Returns
-        -------
+        Yields
+        ------
         Tensor
-            ``X - below - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``.
+            Rows of ``X - below - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at
+            l = j)``.
         """
         q, f = self.q, self.first
         slopes = self.local[:, :f, f:]  # (q, 2d, d)
@@ -153,7 +155,6 @@ class Assembly:
         of_c = torch.einsum("lst,jt->lsj", slopes, self.c)  # (q, 2d, q)
         kernel = self.c @ self.c.T
         flat_cubes, flat_slopes = self.cubes.reshape(-1, q), slopes.reshape(q * f, -1)
-        out = torch.empty(q, f, q, f, dtype=torch.float32, device=self.u.device)
         for j in range(q):
             row = self.first_layer(j)
             row[:, j] += self.local[j, :f, :f] - below * torch.eye(f, dtype=row.dtype, device=row.device)
@@ -161,8 +162,7 @@ class Assembly:
             row -= turned[j][:, :, None] * of_c[:, :, j]
             row -= of_c[j][:, :, None] * turned[:, :, j]
             row -= (slopes[j] @ flat_slopes.T).reshape(f, q, f) * inverse[j][None, :, None]
-            out[j] = row
-        return out.reshape(q * f, q * f)
+            yield row.reshape(f, q * f)
 
     def couple(self, fields: Tensor) -> Tensor:
         """``Y`` applied to moves of c, (k, q, d) to (k, q, 2d)."""
@@ -182,7 +182,7 @@ class Assembly:
 def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | None:
     """``(L - below)^{-1}`` by elimination of c and a single-precision Cholesky factor of the rest.
 
-    Costs ``(2 d q)^3 / 3`` single-precision flops and ``4 (2 d q)^2`` bytes: single precision is enough to
+    Costs ``(2 d q)^3 / 3`` single-precision flops and ``2 (2 d q)^2`` bytes: single precision is enough to
     direct an iteration whose residuals are computed in double precision.
 
     Parameters
@@ -202,10 +202,10 @@ def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | No
     if failed:
         return None
     inverse = torch.cholesky_inverse(shifted)
-    factor = assembly.eliminated(below, inverse).mT  # symmetric; column-major, so that nothing is copied
-    info = torch.empty((), dtype=torch.int32, device=factor.device)
-    torch.linalg.cholesky_ex(factor, out=(factor, info))
-    if info:
+    matrix = PackedMatrix(q * f)
+    for j, rows in enumerate(assembly.eliminated(below, inverse)):
+        matrix.set_rows(j * f, rows)
+    if not matrix.factor():
         return None
     hidden = 1 / (assembly.decay - below)  # of outputs the loss does not see
 
@@ -217,9 +217,8 @@ def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | No
         fields = (residuals / sizes).T.reshape(-1, q, f + assembly.c.shape[1])
         first, last = fields[..., :f], fields[..., f:]
         right = first - assembly.couple(solve_outputs(last))
-        flat = right.reshape(len(fields), -1).T
-        half = torch.linalg.solve_triangular(factor, flat.float(), upper=False)
-        first = torch.linalg.solve_triangular(factor.mT, half, upper=True).double().T.reshape(right.shape)
+        solved = matrix.solve(right.reshape(len(fields), -1).T.cpu().numpy())
+        first = torch.as_tensor(solved.T, dtype=right.dtype, device=right.device).reshape(right.shape)
         last = solve_outputs(last - assembly.couple_back(first))
         return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
 

@@ -22,7 +22,7 @@ from spectra.long_lanczos import lowest_vectors
 from spectra.single_precision import in_single_precision
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
-FACTOR_BYTES = 2**30  # of the single-precision factor: 16,384 first-layer unknowns
+FACTOR_BYTES = 2**29  # of the packed single-precision factor: 16,384 first-layer unknowns
 SCOUT = 400  # products that find where the spectrum begins
 RESTARTED = 1500  # products after which restarted Lanczos has shown that the lowest are not well separated
 SEPARATED = 1e-4  # residual, relative to the eigenvalue, with which it hands them on
@@ -83,7 +83,7 @@ def prepare_small_end(
         return SmallEnd()
     # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
     first_layer = 2 * full.dimension // 3
-    fits = can_assemble(full.at) and 4 * first_layer**2 <= FACTOR_BYTES
+    fits = can_assemble(full.at) and 2 * first_layer**2 <= FACTOR_BYTES
     begin = time.monotonic()
     if not fits:  # where the lowest are well separated, restarts do no harm
         separated = _arpack_start(operator, count, tol=SEPARATED, seed=seed, max_products=RESTARTED)
