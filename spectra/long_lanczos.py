@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BASIS_BYTES = 600 * 2**20
+BASIS_BYTES = 480 * 2**20
 KEPT = 40  # Ritz vectors that survive a restart
 LEAST = 8  # vectors of the basis before a limit ends it
 GUARD = 6  # vectors beyond the wanted ones that are returned with them
@@ -27,7 +27,7 @@ Product = Callable[[Tensor], Tensor]
 def lowest_vectors(
     product: Product, dimension: int, count: int, *, tol: float = 1e-6, seed: int = 0,
     max_products: int = 20_000, max_seconds: float = math.inf, basis_bytes: int = BASIS_BYTES,
-    device: str | torch.device = "cpu",
+    give_up: float = math.inf, device: str | torch.device = "cpu",
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:  # fmt: skip
     """Approximate eigenvectors at the small end by thick-restart Lanczos in single precision.
 
@@ -51,6 +51,9 @@ def lowest_vectors(
         Limits.
     basis_bytes : int
         Memory for the basis.
+    give_up : float
+        Residual, relative to the norm, above which the first full basis is the last: separated eigenvalues
+        converge early, and their ghosts then leave no room for the others.
     device : str
         Torch device.
 
@@ -73,7 +76,8 @@ def lowest_vectors(
         if not (spent or settled or space.full):
             continue
         vectors, values, residuals = space.improved(coordinates[:, : min(KEPT, space.size // 2)])
-        if spent or (len(values) >= count and bool((residuals[:count] <= 3 * small).all())):
+        hopeless = space.full and space.kept == 0 and residuals[:count].max() > give_up / tol * small
+        if spent or hopeless or (len(values) >= count and bool((residuals[:count] <= 3 * small).all())):
             wanted = slice(0, count + GUARD)
             return vectors[:, wanted], values[wanted], residuals[wanted]
         if space.full:

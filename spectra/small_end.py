@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from manifold.measures import ParticleMeasure
 from spectra.assembly import Assembly, can_assemble, elimination_inverse, group_task
 from spectra.block_solvers import Preconditioner
+from spectra.eigen import power_norm
 from spectra.functionals import Functional
 from spectra.long_lanczos import lowest_vectors
 from spectra.single_precision import in_single_precision
@@ -24,7 +25,8 @@ from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOpera
 
 FACTOR_BYTES = 2**29  # of the packed single-precision factor: 16,384 first-layer unknowns
 SCOUT = 400  # products that find where the spectrum begins
-RESTARTED = 1500  # products after which restarted Lanczos has shown that the lowest are not well separated
+HOPELESS = 3e-4  # residual, relative to the norm, of a deep space full of ghosts: the lowest are separated
+RESTARTED = 3000  # most products of restarted Lanczos, which is the better one then
 SEPARATED = 1e-4  # residual, relative to the eigenvalue, with which it hands them on
 
 
@@ -84,21 +86,18 @@ def prepare_small_end(
     # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
     first_layer = 2 * full.dimension // 3
     fits = can_assemble(full.at) and 2 * first_layer**2 <= FACTOR_BYTES
-    begin = time.monotonic()
-    if not fits:  # where the lowest are well separated, restarts do no harm
-        separated = _arpack_start(operator, count, tol=SEPARATED, seed=seed, max_products=RESTARTED)
-        if separated.shape[1] == count:
-            return SmallEnd(separated, None, 0, "ARPACK")
+    last = time.monotonic() + max_seconds
     single = in_single_precision(operator, functional, measure)
     start, values, residuals = lowest_vectors(
-        single.apply, single.dimension, count, tol=tol, seed=seed,
-        max_seconds=max_seconds - (time.monotonic() - begin), max_products=SCOUT if fits else 10**6,
-        device=single.device,
+        single.apply, single.dimension, count, tol=tol, seed=seed, max_seconds=max_seconds,
+        max_products=SCOUT if fits else 10**6, give_up=HOPELESS, device=single.device,
     )  # fmt: skip
     products, start = single.matvecs, start.double()
     if not fits:
-        start = torch.cat([start, separated], dim=1)
-        return SmallEnd(start, None, products, "long single-precision Lanczos")
+        if residuals[:count].max() <= HOPELESS * power_norm(operator, seed=seed):
+            return SmallEnd(start, None, products, "long single-precision Lanczos")
+        separated = _arpack_start(operator, count, tol=SEPARATED, seed=seed, last=last)
+        return SmallEnd(torch.cat([start, separated], dim=1), None, products, "ARPACK")
     inverse = _shifted_inverse(Assembly(full.at), float(values[0]), float(residuals[0]))
     if inverse is None or not isinstance(operator, DeflatedVariation):
         return SmallEnd(start, inverse, products, "elimination of c")
@@ -118,19 +117,31 @@ def _shifted_inverse(assembly: Assembly, lowest: float, uncertainty: float) -> P
     return None
 
 
-def _arpack_start(
-    operator: SymmetricOperator, count: int, *, tol: float, seed: int, max_products: int
-) -> Tensor:  # fmt: skip
-    """Approximate eigenvectors of the small end by ARPACK, those that converged within a limit, (N, k)."""
+class _OutOfTime(Exception):
+    """Raised inside a product: ARPACK has no limit of its own."""
+
+
+def _arpack_start(operator: SymmetricOperator, count: int, *, tol: float, seed: int, last: float) -> Tensor:
+    """Approximate eigenvectors of the small end by ARPACK, (N, k); none if they do not converge in time."""
     size, basis = operator.dimension, min(operator.dimension, 4 * count + 40)
+    none = torch.zeros(size, 0, dtype=torch.float64, device=operator.device)
     if basis <= count + 1:
-        return torch.zeros(size, 0, dtype=torch.float64, device=operator.device)
-    first = np.random.default_rng(seed).standard_normal(size)
+        return none
+    product = operator.linear_operator().matvec
+
+    def timed(vector: np.ndarray) -> np.ndarray:
+        if time.monotonic() > last:
+            raise _OutOfTime
+        return product(vector)
+
     try:
         _, vectors = eigsh(
-            operator.linear_operator(), k=count, which="SA", tol=0.3 * tol, v0=first, ncv=basis,
-            maxiter=max(1, max_products // (basis - count)),
+            LinearOperator((size, size), matvec=timed, dtype=np.float64), k=count, which="SA", tol=0.3 * tol,
+            v0=np.random.default_rng(seed).standard_normal(size), ncv=basis,
+            maxiter=max(1, RESTARTED // (basis - count)),
         )  # fmt: skip
     except ArpackNoConvergence as stopped:
         vectors = stopped.eigenvectors
+    except _OutOfTime:
+        return none
     return torch.as_tensor(np.ascontiguousarray(vectors), device=operator.device)
