@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from spectra.assembly import NeuronTables
+from spectra.functionals import Linearisation
 
 Advance = Callable[[], None]
 
@@ -41,7 +42,7 @@ class RestrictedMoments(NeuronTables):
         If the task has another structure.
     """
 
-    def __init__(self, at):
+    def __init__(self, at: Linearisation):
         super().__init__(at)
         self.outputs = self.seen.nonzero().flatten()
         self.channels = self.c[:, self.outputs]  # (q, d)
