@@ -9,6 +9,11 @@ local part is divided by the small eigenvalues of the metric.
 How far rounding, and the condition of the metric with it, has moved the result is measured, not estimated:
 the difference of the small matrix and ``Q^T L Q`` by the operator's own products, and of ``Q^T Q`` and 1,
 have norms that are bounded by products with random vectors. They bound every eigenvalue at once.
+
+A metric of condition 1e8 and more, as neurons of very different sizes have, leaves fields that are not quite
+orthonormal. Where the bound shows it, the fields are made orthonormal once more by a factor of ``Q^T Q``, and
+``Q^T L Q`` is made from the operator's products with all of them: rounding then grows with the root of that
+condition only.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 TABLES = 4.5  # m x m tables of float64 at the peak
 PRODUCT_RATE, SOLVE_RATE = 2e10, 1e10  # flops in a second, on one core, for predictions only
 SOLVES = 5.0  # m^3 flops of the factor, the reduction and the eigenvalues, weighted by their rates
+REFINE = 1e-8  # of the norm: a larger error is worth r products with the operator
 STEP = 512  # rows at once, where a table is rearranged in place
 
 
@@ -112,6 +118,8 @@ class SpanBasis:
         -------
         Tensor
         """
+        if not self.rank:
+            return local[:0, :0]
         table, chosen, r = local.numpy(), self.order[: self.rank].numpy(), self.rank
         for low in range(0, len(table), STEP):
             table[:r, low : low + STEP] = table[chosen, low : low + STEP]
@@ -124,6 +132,19 @@ class SpanBasis:
         part += interaction
         if len(self.rest):
             part += self.moments.curvature * (self.rest.T @ self.rest)
+        return torch.from_numpy(_mirrored(part))
+
+    def refine(self, full: SecondVariation) -> Tensor | None:
+        """Make Q orthonormal once more; ``Q^T L Q`` by products with its columns, shape (r, r).
+
+        None, and nothing is changed, if Q is so far from orthonormal that ``Q^T Q`` is not definite.
+        """
+        factor, failed = lapack.dpotrf(_Compressed(self, None).dense().numpy().T, lower=1, clean=1)
+        if failed:
+            return None
+        matrix = _Compressed(self, full).dense().numpy()
+        part, _ = lapack.dsygst(matrix.T, factor, itype=1, lower=1, overwrite_a=1)
+        self.triangle = np.asfortranarray(np.tril(self.triangle) @ factor)
         return torch.from_numpy(_mirrored(part))
 
 
@@ -217,33 +238,52 @@ def compress_to_span(
     small = DenseOperator(basis.compress(local))
     del local
     meter.solve(0.5, "comparing with the operator's products")
-    size = float(small.matrix.norm()) / max(1, basis.rank) ** 0.5  # not above the norm
-    apart = skew = 0.0
-    if basis.rank:
-        apart = coupling_bound(_Compressed(basis, full), small, negligible=NEGLIGIBLE * size, seed=seed)
-        skew = coupling_bound(
-            _Compressed(basis, None), _Identity(basis.rank), negligible=NEGLIGIBLE, seed=seed
-        )
+    method, apart = "moments of span(R)", _apart(basis, full, small, seed)
+    if apart[0] + apart[1] * _size(small) > REFINE * _size(small):
+        meter.solve(0.5, "products with all of span(R), whose gradients are nearly dependent")
+        again = basis.refine(full)
+        if again is not None:
+            small, method = DenseOperator(again), "moments of span(R), refined by products"
+            apart = _apart(basis, full, small, seed)
     meter.solve(0.55, "all eigenvalues in span(R)")
     found = dense_spectrum(small)
     meter.solve(1, "all eigenvalues in span(R)")
     levels = local_eigenvalues(full.at)
     return SpanCompression(
-        _with_errors(found, apart, skew, full.matvecs), moments.count, basis.rank, basis.gap,
+        _with_error(found, apart, method, full.matvecs), moments.count, basis.rank, basis.gap,
         float(levels.max() - levels.min()) / 2, basis.lift,
     )  # fmt: skip
 
 
-def _with_errors(found: Spectrum, apart: float, skew: float, products: int) -> Spectrum:
-    """Errors of the pencil ``(C + E, 1 + F)``, ``|E| <= apart``, ``|F| <= skew``, added to those of C.
+def _size(small: DenseOperator) -> float:
+    """Root mean square of the eigenvalues, not above the norm."""
+    return float(small.matrix.norm()) / max(1, small.dimension) ** 0.5
 
-    By Weyl ``|lambda(C + E) - lambda(C)| <= |E|``, by Ostrowski ``lambda(C + E)`` is an eigenvalue of the
-    pencil times a number within |F| of 1.
+
+def _apart(basis: SpanBasis, full: SecondVariation, small: DenseOperator, seed: int) -> tuple[float, float]:
+    """Bounds of ``|Q^T L Q - C|`` and ``|Q^T Q - 1|``."""
+    if not small.dimension:
+        return 0.0, 0.0
+    negligible = NEGLIGIBLE * _size(small)
+    same = _Identity(small.dimension)
+    return (
+        coupling_bound(_Compressed(basis, full), small, negligible=negligible, seed=seed),
+        coupling_bound(_Compressed(basis, None), same, negligible=NEGLIGIBLE, seed=seed),
+    )
+
+
+def _with_error(found: Spectrum, apart: tuple[float, float], method: str, products: int) -> Spectrum:
+    """Add the error of what tells the eigenvalues of a small matrix C from those of L in the span of Q.
+
+    With ``Q^T L Q = C + E`` and ``Q^T Q = 1 + F`` these are the eigenvalues of the pencil (C + E, 1 + F): by
+    Weyl ``|lambda(C + E) - lambda(C)| <= |E|``, by Ostrowski ``lambda(C + E)`` is one of the pencil times a
+    number within |F| of 1.
     """
-    added = (apart + skew * found.norm) / (1 - skew) if skew < 1 else np.inf
-    useful = added <= USEFUL * found.norm
+    moved, skew = apart
+    error = (moved + skew * found.norm) / (1 - skew) if skew < 1 else np.inf
+    useful = error <= USEFUL * found.norm
     return dataclasses.replace(
-        found, errors=found.errors + added, method=f"moments of span(R), {found.method}", matvecs=products,
+        found, errors=found.errors + error, method=f"{method}, {found.method}", matvecs=products,
         converged=found.converged and useful, reason=Reason.MOMENTS if useful else Reason.DEPENDENT,
     )  # fmt: skip
 
