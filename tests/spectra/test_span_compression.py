@@ -100,6 +100,7 @@ def test_eigenvalues_are_those_of_the_restriction(case):
     assert spectrum.complete
     assert spectrum.converged
     assert spectrum.reason is Reason.MOMENTS
+    assert "refined" not in spectrum.method
     assert found.leak >= float(restricted.leak(expected.vectors).max())
     lifted = found.lift(spectrum.vectors)
     _close(lifted.T @ lifted, torch.eye(found.rank, dtype=torch.float64), tol=1e-9)
