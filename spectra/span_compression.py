@@ -37,7 +37,7 @@ from spectra.restricted_moments import RestrictedMoments
 from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 
 TABLES = 4.5  # m x m tables of float64 at the peak
-PRODUCT_RATE, SOLVE_RATE = 2e10, 1e10  # flops in a second, on one core, for predictions only
+PRODUCT_RATE, SOLVE_RATE = 2e10, 3e10  # flops in a second, on one core, for predictions only
 SOLVES = 5.0  # m^3 flops of the factor, the reduction and the eigenvalues, weighted by their rates
 REFINE = 1e-8  # of the norm: a larger error is worth r products with the operator
 STEP = 512  # rows at once, where a table is rearranged in place
