@@ -96,7 +96,7 @@ class SpectrumPlan:
         if self.density:
             how = f"density by stochastic Lanczos quadrature, {PROBES} starts of {STEPS} steps"
         if self.moments:
-            how = "complete, from sums over neurons"
+            how = "complete, from sums over neurons (longer where gradients are nearly dependent)"
         work = "" if self.products is None else f", {self.products:,} products"
         if self.seconds is not None:
             work += f", about {max(1.0, self.seconds):,.0f} s on one core"
