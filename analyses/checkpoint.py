@@ -180,6 +180,8 @@ def _notes(found: CheckpointAnalysis) -> list[str]:
         notes.append("the density is that of the full space")
     elif asked != done:
         notes.append(f"subspace {asked} does not fit at this size: the spectrum is that of the {done} space")
+    if found.result.plan.moments:
+        notes.append("span_leak is an upper bound, half the spread of the eigenvalues of the local part")
     if rank is not None and rank < found.result.functions:
         notes.append(
             f"span(R) has rank {rank:,} at these particles, {found.result.functions:,} functions were asked "

@@ -45,13 +45,13 @@ def can_assemble(at: Linearisation) -> bool:
     return task is not None and task.loss != "cross_entropy" and task.pairs is None and not task.tied
 
 
-class Assembly:
-    """Blocks of the second variation in half-density coordinates, row by row of neurons.
+class NeuronTables:
+    """What sums over pairs are made of: the outputs of every neuron and its u = a[x] + b[y].
 
     Parameters
     ----------
     at : Linearisation
-        A group task at a measure of q neurons, points (a, b, c) of dimension D = 2 d + d.
+        A group task at a measure of q neurons, points (a, b, c) of dimension D = 3 d.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Assembly:
         self.n, self.q = task.group.order, len(at.measure)
         first = int(task.centred)
         self.basis = task.basis[:, first:].to(at.measure.points.dtype)
-        root = at.measure.weights.sqrt()
+        self.weights = at.measure.weights
         a, b, c = task.embed(at.measure.points)
         self.c = c[:, first:]
         self.seen = torch.ones(self.c.shape[1], dtype=c.dtype, device=c.device)  # outputs the loss sees
@@ -74,13 +74,27 @@ class Assembly:
             self.seen[0] = 0
         values = task.basis.to(c.dtype) * self.n**0.5
         self.u = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]  # (q, n, n)
+        self.local = at.local_blocks()
+        self.decay = float(self.local[0, -1, -1])  # V is linear in c: what is on its diagonal is decay
+
+
+class Assembly(NeuronTables):
+    """Blocks of the second variation in half-density coordinates, row by row of neurons.
+
+    Parameters
+    ----------
+    at : Linearisation
+        As for `NeuronTables`.
+    """
+
+    def __init__(self, at: Linearisation):
+        super().__init__(at)
+        root = self.weights.sqrt()
         self.scale = 2 / self.n**2 * torch.outer(root, root)
         self.kernel = self.scale * (self.c @ self.c.T)  # c_j . c_l of values is n times that of coordinates
         squares = self.u.square().reshape(self.q, -1)
         self.outputs = self.scale / (4 * self.n) * (squares @ squares.T)  # P
         self.cubes = self._cubes()
-        self.local = at.local_blocks()
-        self.decay = float(self.local[0, -1, -1])  # V is linear in c: what is on its diagonal is decay
 
     @property
     def first(self) -> int:

@@ -43,6 +43,14 @@ class Reason(enum.Enum):
         "the coupling dropped between blocks is so large that its error bound says little; "
         "the neurons are not single-frequency enough"
     )
+    MOMENTS = (
+        "complete: every eigenvalue in span(R) from sums over neurons; the difference from the operator's "
+        "own products, bounded with probability 1 - 2e-9, is part of the error of all of them (Weyl)"
+    )
+    DEPENDENT = (
+        "gradients of span(R) are so nearly dependent at these particles that the error bound of their sums "
+        "over neurons says little"
+    )
     DENSITY = (
         "the density by stochastic Lanczos quadrature: counts with a standard error over random starts and "
         "the interval that the number of steps leaves open; no single eigenvalue was computed"

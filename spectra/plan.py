@@ -13,6 +13,7 @@ import torch
 from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
+from spectra.assembly import can_assemble
 from spectra.block_solvers import block_spectrum
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
@@ -22,7 +23,9 @@ from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
 from spectra.partition import GROUP_BYTES, check_blocks, frequency_blocks
+from spectra.restricted_moments import RestrictedMoments
 from spectra.small_end import prepare_small_end
+from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
 from spectra.variation import (
     DeflatedVariation,
     RestrictedVariation,
@@ -65,6 +68,10 @@ class SpectrumPlan:
         Only the density of the spectrum (see `spectra.density`).
     products : int or None
         Predicted operator products, where that is known.
+    moments : bool
+        Complete in span(R) without the matrix of gradients (see `spectra.span_compression`).
+    seconds : float or None
+        Rough time on one core, where that is known.
     """
 
     operator: str
@@ -77,6 +84,8 @@ class SpectrumPlan:
     blocks: bool = False
     density: bool = False
     products: int | None = None
+    moments: bool = False
+    seconds: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -86,7 +95,11 @@ class SpectrumPlan:
             how = "frequency blocks, complete with the norm of the dropped coupling as error"
         if self.density:
             how = f"density by stochastic Lanczos quadrature, {PROBES} starts of {STEPS} steps"
+        if self.moments:
+            how = "complete, from sums over neurons (longer where gradients are nearly dependent)"
         work = "" if self.products is None else f", {self.products:,} products"
+        if self.seconds is not None:
+            work += f", about {max(1.0, self.seconds):,.0f} s on one core"
         return (
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
             f"dimension {self.dimension:,}, {how}{work}, about {self.memory / 2**20:,.0f} MiB"
@@ -110,7 +123,8 @@ class SpectrumResult:
     symmetry_null : int
         Directions along which R does not change (scaling symmetry, free means): taken apart.
     leak : float or None
-        Largest ``|(1 - Q Q^T) L v|`` over eigenvectors v in T_R: zero where T_R is invariant.
+        Largest ``|(1 - Q Q^T) L v|`` over eigenvectors v in T_R, or an upper bound of it where they are not
+        computed: zero where T_R is invariant.
     lift : callable
         Eigenvectors to half-densities (N, k), or the identity.
     density : SpectralDensity or None
@@ -190,7 +204,8 @@ def plan_spectrum(
         if potentials is not None:
             raise TooLargeError(_too_large(m, size, memory))
         if count is None and m <= size:
-            return _blocks_plan(functional, measure, operator, _too_large(m, size, memory))
+            moments = _moments_plan(functional, measure, operator, memory_limit)
+            return moments or _blocks_plan(functional, measure, operator, _too_large(m, size, memory))
         subspace = "span" if m > size else "full"
     if count is None:
         subspace = "full"
@@ -224,6 +239,23 @@ def _too_large(m: int, size: int, memory: float) -> str:
         f"{6e-12 * large * small**2:,.0f} Tflop dense; ask for --subspace full, fewer --potentials, "
         "or a smaller network"
     )
+
+
+def _moments_plan(
+    functional: Functional, measure: ParticleMeasure, operator: str, memory_limit: int
+) -> SpectrumPlan | None:
+    """The plan without a matrix of gradients, or None where the task has no such sums or they do not fit."""
+    at = functional.linearise(measure)
+    if not can_assemble(at):
+        return None
+    count, neurons = RestrictedMoments(at).count, len(measure)
+    memory = predicted_memory(count, neurons)
+    if memory > memory_limit:
+        return None
+    return SpectrumPlan(
+        operator, "span", "potentials", count, False, None, memory, moments=True,
+        seconds=predicted_seconds(count, neurons),
+    )  # fmt: skip
 
 
 def _blocks_plan(
@@ -296,6 +328,12 @@ def compute_spectrum(
         return SpectrumResult(
             plan, _spectrum_of(density), None, 0.0, deflated.removed, None, lambda v: v, density
         )
+    if plan.moments:
+        inside = compress_to_span(full, seed=seed, progress=progress)
+        return SpectrumResult(
+            plan, inside.spectrum, inside.rank, inside.gap, deflated.removed, inside.leak, inside.lift,
+            functions=min(inside.functions, full.dimension - deflated.removed),
+        )  # fmt: skip
     if plan.subspace == "span" and plan.dense:
         gradients = None if potentials is None else potentials.jacobian(measure.points)
         space = tangent_space(full.weighted_gradients(gradients))

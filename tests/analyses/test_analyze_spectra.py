@@ -140,6 +140,23 @@ def test_a_frequency_of_a_product_group_has_two_coordinates(tmp_path):
             call("analyze", file, "--potentials", text, "--quiet")
 
 
+def test_all_eigenvalues_in_the_span_where_the_gradients_do_not_fit(trained, monkeypatch):
+    options = ("--subspace", "span", "--eigenvalues", "all")
+    expected = analysed(trained, *options)
+    monkeypatch.setattr(spectra.plan, "DENSE_WORK", 1.0)
+    document = analysed(trained, *options)
+    found, reference = document["spectrum"], expected["spectrum"]
+    assert "moments of span(R)" in found["method"]
+    assert found["subspace"] == "span"
+    assert found["rank"] == reference["rank"] == 100
+    largest = reference["largest"][0]
+    np.testing.assert_allclose(found["smallest"], reference["smallest"], atol=1e-10 * largest)
+    assert document["dof"] == expected["dof"]
+    assert found["span_leak"] >= reference["span_leak"]
+    assert any("span_leak is an upper bound" in note for note in document["notes"])
+    assert "from sums over neurons" in call("analyze", trained, *options, "--dry-run").output
+
+
 def test_what_does_not_fit_is_refused_with_its_size(tmp_path, monkeypatch):
     limit(monkeypatch, plan_spectrum, memory_limit=2**20)
     monkeypatch.setattr("spectra.partition.BLOCK_LIMIT", 300)
