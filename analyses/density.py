@@ -8,6 +8,8 @@ import numpy as np
 
 from spectra.density import SpectralDensity
 
+DENSITY_BAND = 1e-3  # of the norm: quadrature nodes nearer to zero stand for eigenvalues of both signs
+
 
 def density_document(density: SpectralDensity) -> dict[str, Any]:
     """The part of the JSON document of ``rhoscope analyze`` that holds the density.
@@ -63,7 +65,7 @@ def density_variables(density: SpectralDensity) -> dict[str, tuple]:
 
 def density_sentence(density: SpectralDensity) -> str:
     """One line for the terminal: how many eigenvalues lie where."""
-    band = 1e-3 * density.norm
+    band = DENSITY_BAND * density.norm
     counted = density.cumulative(np.array([-band, band]))
     errors = counted.standard_error
     least = max(0.0, counted.low[1] - counted.high[0])

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from analyses.density import DENSITY_BAND
 from analyses.studies import complex_variable
 from manifold.errors import InputError
 
@@ -235,18 +236,19 @@ def density_figure(study: xr.Dataset) -> Figure:
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(_decades(edges[-1], threshold))
         axes.axvline(0, color=GREY, lw=0.8)
-    for mask, name in ((edges[1:] <= 0, "negative"), (edges[:-1] >= 0, "positive")):
+    band = edges[edges >= DENSITY_BAND * edges[-1]].min()
+    below_zero, above_zero = edges[1:] <= -band * (1 - 1e-9), edges[:-1] >= band * (1 - 1e-9)
+    for mask, colour, words in (
+        (below_zero, "negative", SIGN_WORDS["negative"]),
+        (above_zero, "positive", SIGN_WORDS["positive"]),
+        (~below_zero & ~above_zero, "marginal", f"within ±{band:.1g}, too near 0 for a sign"),
+    ):
         above.bar(
-            edges[:-1][mask], counts[mask], np.diff(edges)[mask], align="edge", color=SIGN_COLOURS[name],
-            label=f"{SIGN_WORDS[name]}: about {counts[mask].sum():,.0f}",
+            edges[:-1][mask], counts[mask], np.diff(edges)[mask], align="edge", color=SIGN_COLOURS[colour],
+            label=f"{words}: about {counts[mask].sum():,.0f}",
         )  # fmt: skip
-    zero = (edges[:-1] < 0) & (edges[1:] > 0)
-    above.bar(
-        edges[:-1][zero], counts[zero], np.diff(edges)[zero], align="edge", color=SIGN_COLOURS["marginal"],
-        label=f"within ±{threshold:.1g}: about {counts[zero].sum():,.0f}",
-    )  # fmt: skip
     above.set_yscale("symlog", linthresh=10)
-    above.set_ylim(bottom=0)
+    above.set_ylim(0, 300 * max(10.0, counts.max()))  # room for the legend
     above.set_ylabel("eigenvalues per bin")
     add_legend(above, loc="upper left")
     error = study.density_standard_error.to_numpy()
