@@ -93,19 +93,19 @@ class Assembly:
         turned = [torch.einsum("xs,xjl->jsl", self.basis, s) for s in sums]
         return torch.cat(turned, dim=1) * (self.scale / (2 * self.n**0.5))[:, None, :]
 
-    def first_layer(self, j: int) -> Tensor:
-        """Interaction of the first-layer unknowns of neuron j with those of all, (2d, q, 2d)."""
-        d, basis = self.basis.shape[1], self.basis
-        mixed = self.u[j, :, None, :] * self.u.transpose(0, 1)  # (x, l, y): u_j u_l
-        cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, self.q, self.n) @ basis
+    def first_layer(self, j: int, since: int = 0) -> Tensor:
+        """Interaction of the first layer of neuron j with that of all l >= since, (2d, q - since, 2d)."""
+        d, basis, others = self.basis.shape[1], self.basis, self.q - since
+        mixed = self.u[j, :, None, :] * self.u[since:].transpose(0, 1)  # (x, l, y): u_j u_l
+        cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, others, self.n) @ basis
         squares = (basis[:, :, None] * basis[:, None, :]).reshape(self.n, -1)
-        out = torch.empty(2 * d, self.q, 2 * d, dtype=basis.dtype, device=basis.device)
-        of_x, of_y = mixed.sum(2), mixed.sum(0).T  # (n, q) each
-        out[:d, :, :d] = (of_x.T @ squares).reshape(self.q, d, d).transpose(0, 1)
-        out[d:, :, d:] = (of_y.T @ squares).reshape(self.q, d, d).transpose(0, 1)
+        out = torch.empty(2 * d, others, 2 * d, dtype=basis.dtype, device=basis.device)
+        of_x, of_y = mixed.sum(2), mixed.sum(0).T  # (n, l) each
+        out[:d, :, :d] = (of_x.T @ squares).reshape(others, d, d).transpose(0, 1)
+        out[d:, :, d:] = (of_y.T @ squares).reshape(others, d, d).transpose(0, 1)
         out[:d, :, d:] = cross
         out[d:, :, :d] = cross.permute(2, 1, 0)
-        return out * self.kernel[j][None, :, None]
+        return out * self.kernel[j, since:][None, :, None]
 
     def matrix(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """The whole symmetric matrix, shape (q D, q D).
@@ -132,20 +132,22 @@ class Assembly:
             out[j, :, j, :] += self.local[j]
         return out.reshape(q * size, q * size)
 
-    def eliminated(self, below: float, inverse: Tensor) -> Tensor:
-        """First-layer matrix of ``L - below`` after elimination of c, shape (2dq, 2dq), single precision.
+    def eliminated(self, shift: float, inverse: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """First-layer matrix of ``L - shift`` after elimination of c, shape (2dq, 2dq).
 
         Parameters
         ----------
-        below : float
-            A number below the spectrum.
+        shift : float
         inverse : Tensor, shape (q, q)
-            ``(P + decay - below)^{-1}``.
+            ``(P + decay - shift)^{-1}``.
+        dtype : torch.dtype
+            Of the result.
 
         Returns
         -------
         Tensor
-            ``X - below - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``.
+            ``X - shift - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``:
+            column-major, blocks of its lower triangle; what is above the diagonal is not set.
         """
         q, f = self.q, self.first
         slopes = self.local[:, :f, f:]  # (q, 2d, d)
@@ -153,16 +155,17 @@ class Assembly:
         of_c = torch.einsum("lst,jt->lsj", slopes, self.c)  # (q, 2d, q)
         kernel = self.c @ self.c.T
         flat_cubes, flat_slopes = self.cubes.reshape(-1, q), slopes.reshape(q * f, -1)
-        out = torch.empty(q, f, q, f, dtype=torch.float32, device=self.u.device)
+        out = torch.empty(q, f, q, f, dtype=dtype, device=self.u.device)
         for j in range(q):
-            row = self.first_layer(j)
-            row[:, j] += self.local[j, :f, :f] - below * torch.eye(f, dtype=row.dtype, device=row.device)
-            row -= (turned[j] @ flat_cubes.T).reshape(f, q, f) * kernel[j][None, :, None]
-            row -= turned[j][:, :, None] * of_c[:, :, j]
-            row -= of_c[j][:, :, None] * turned[:, :, j]
-            row -= (slopes[j] @ flat_slopes.T).reshape(f, q, f) * inverse[j][None, :, None]
-            out[j] = row
-        return out.reshape(q * f, q * f)
+            since = slice(j * f, None)
+            row = self.first_layer(j, j)
+            row[:, 0] += self.local[j, :f, :f] - shift * torch.eye(f, dtype=row.dtype, device=row.device)
+            row -= (turned[j] @ flat_cubes[since].T).reshape(f, -1, f) * kernel[j, j:][None, :, None]
+            row -= turned[j, :, j:, None] * of_c[j:, :, j]
+            row -= of_c[j, :, j:, None] * turned[j:, :, j]
+            row -= (slopes[j] @ flat_slopes[since].T).reshape(f, -1, f) * inverse[j, j:][None, :, None]
+            out[j, :, j:] = row
+        return out.reshape(q * f, q * f).mT
 
     def couple(self, fields: Tensor) -> Tensor:
         """``Y`` applied to moves of c, (k, q, d) to (k, q, 2d)."""
@@ -177,6 +180,54 @@ class Assembly:
         return joint.mT @ self.c + torch.einsum(
             "jst,kjs->kjt", self.local[:, : self.first, self.first :], fields
         )
+
+
+class Elimination:
+    """``L - shift`` by exact elimination of c: a congruence to a c-c part and a first-layer part.
+
+    Parameters
+    ----------
+    assembly : Assembly
+    shift : float
+    """
+
+    def __init__(self, assembly: Assembly, shift: float):
+        self.assembly, self.shift, hidden = assembly, shift, assembly.decay - shift
+        eye = torch.eye(assembly.q, dtype=assembly.outputs.dtype, device=assembly.outputs.device)
+        values, vectors = torch.linalg.eigh(assembly.outputs + hidden * eye)
+        self.inverse, self.hidden = vectors / values @ vectors.T, 1 / hidden
+        seen = int(assembly.seen.sum())
+        #: Negative eigenvalues of the c-c part; outputs that the loss does not see have ``decay - shift``.
+        self.negative = seen * int((values < 0).sum())
+        self.negative += (len(assembly.seen) - seen) * assembly.q * int(hidden < 0)
+
+    def rest(self, *, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The first-layer part, see `Assembly.eliminated`."""
+        return self.assembly.eliminated(self.shift, self.inverse, dtype=dtype)
+
+    def _solve_outputs(self, fields: Tensor) -> Tensor:
+        return torch.where(self.assembly.seen > 0, self.inverse @ fields, self.hidden * fields)
+
+    def solve(self, block: Tensor, solve_rest: Callable[[Tensor], Tensor]) -> Tensor:
+        """``(L - shift)^{-1}`` of a block, given solves with the first-layer part.
+
+        Parameters
+        ----------
+        block : Tensor, shape (q D, k)
+        solve_rest : callable
+            Maps (2dq, k) to (2dq, k).
+
+        Returns
+        -------
+        Tensor, shape (q D, k)
+        """
+        assembly, f = self.assembly, self.assembly.first
+        fields = block.T.reshape(-1, assembly.q, f + assembly.c.shape[1])
+        first, last = fields[..., :f], fields[..., f:]
+        right = first - assembly.couple(self._solve_outputs(last))
+        first = solve_rest(right.reshape(len(fields), -1).T).T.reshape(right.shape)
+        last = self._solve_outputs(last - assembly.couple_back(first))
+        return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
 
 
 def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | None:
@@ -196,31 +247,20 @@ def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | No
     callable or None
         Maps residuals (N, k) and Ritz values to directions (N, k); None if ``below`` is not below.
     """
-    q, f = assembly.q, assembly.first
-    eye = torch.eye(q, dtype=assembly.outputs.dtype, device=assembly.outputs.device)
-    shifted, failed = torch.linalg.cholesky_ex(assembly.outputs + (assembly.decay - below) * eye)
-    if failed:
+    eliminated = Elimination(assembly, below)
+    if eliminated.negative:
         return None
-    inverse = torch.cholesky_inverse(shifted)
-    factor = assembly.eliminated(below, inverse).mT  # symmetric; column-major, so that nothing is copied
+    factor = eliminated.rest(dtype=torch.float32)
     info = torch.empty((), dtype=torch.int32, device=factor.device)
     torch.linalg.cholesky_ex(factor, out=(factor, info))
     if info:
         return None
-    hidden = 1 / (assembly.decay - below)  # of outputs the loss does not see
 
-    def solve_outputs(fields: Tensor) -> Tensor:
-        return torch.where(assembly.seen > 0, inverse @ fields, hidden * fields)
+    def solve_rest(right: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(factor, right.float(), upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True).double()
 
     def precondition(residuals: Tensor, values: Tensor) -> Tensor:
-        sizes = residuals.norm(dim=0).clamp_min(1e-300)
-        fields = (residuals / sizes).T.reshape(-1, q, f + assembly.c.shape[1])
-        first, last = fields[..., :f], fields[..., f:]
-        right = first - assembly.couple(solve_outputs(last))
-        flat = right.reshape(len(fields), -1).T
-        half = torch.linalg.solve_triangular(factor, flat.float(), upper=False)
-        first = torch.linalg.solve_triangular(factor.mT, half, upper=True).double().T.reshape(right.shape)
-        last = solve_outputs(last - assembly.couple_back(first))
-        return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
+        return eliminated.solve(residuals / residuals.norm(dim=0).clamp_min(1e-300), solve_rest)
 
     return precondition
