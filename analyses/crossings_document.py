@@ -249,7 +249,8 @@ def _event_variables(study: CrossingStudy) -> dict[str, tuple]:
 
 def _certified_variables(document: dict[str, Any]) -> dict[str, tuple]:
     # Beside a study of span(R) alone, counts of all moves of the neurons are another quantity.
-    counted = [c for c in document["certified_counts"] or () if c.get("dimension") in document["rank"]]
+    size = sum(document[name][-1] for name in COUNTS)
+    counted = [found for found in document["certified_counts"] or () if found.get("dimension") == size]
     if not counted:
         return {}
     steps = [found["step"] for found in counted]

@@ -135,7 +135,8 @@ def _bounded(document: dict[str, Any]) -> Markup:
         "and the largest from {} to {}. What is proved about the number of unstable directions: {} at the "
         "first step, {} at the last. "
     ).format(
-        document["rank"][-1], _step(steps[0]), _step(steps[-1]),
+        sum(document[name][-1] for name in ("negative", "marginal", "positive", "undetermined")),
+        _step(steps[0]), _step(steps[-1]),
         *(scientific(end[place][0], 2) for end in (smallest, largest) for place in (0, -1)),
         _number(document, 0), _number(document, -1),
     )  # fmt: skip
