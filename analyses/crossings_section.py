@@ -111,7 +111,7 @@ def _counted(document: dict[str, Any]) -> Markup:
     """Where every eigenvalue is known."""
     steps, negative, rank = document["steps"], document["negative"], document["rank"]
     peak = int(np.argmax(negative))
-    story = Markup("At step {} {} of the {} directions are unstable, at step {} {} of {}. ").format(
+    story = Markup("At step {}, {} of the {} directions are unstable; at step {}, {} of {}. ").format(
         _step(steps[0]), _number(document, 0), rank[0], _step(steps[-1]), _number(document, -1), rank[-1]
     )
     if peak:
