@@ -17,8 +17,9 @@ from torch import Tensor
 from analyses.studies import Progress, rhoscope_version, silent
 from analyses.timing import interleaved_seconds
 from analyses.training import RawGradient, TrainingPlan
-from spectra.block_solvers import arpack_start, block_spectrum
+from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
+from spectra.large_end import prepare_large_end
 from spectra.networks import GroupNetwork
 from spectra.small_end import SmallEnd, prepare_small_end
 from spectra.variation import SecondVariation
@@ -163,12 +164,13 @@ class _Case:
             small = prepare_small_end(
                 self.full, self.task, self.measure, COUNT, seed=self.seed, max_seconds=0.75 * limit
             )
-        start = small.start
+        start, complete = small.start, ()
         if end == "largest":
-            start = arpack_start(self.full, COUNT, end, tol=TOLERANCE, seed=self.seed)
+            start, _ = prepare_large_end(self.full, self.task, self.measure, COUNT, seed=self.seed)
+            complete = (end,)
         found = block_spectrum(
             self.full, COUNT, tol=TOLERANCE, seed=self.seed, start=start,
-            precondition=small.precondition, ends=(end,),
+            precondition=small.precondition, ends=(end,), complete=complete,
             max_seconds=limit - (time.perf_counter() - begin),
         )  # fmt: skip
         ours = time.perf_counter() - begin

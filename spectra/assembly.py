@@ -9,7 +9,7 @@ so eliminating c leaves a matrix of the first-layer unknowns alone, two thirds o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from manifold.errors import InputError
 from spectra.functionals import Linearisation
 from spectra.group_task import GroupTask
+from spectra.packed_cholesky import PackedMatrix
 
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,10 +94,10 @@ class Assembly:
         turned = [torch.einsum("xs,xjl->jsl", self.basis, s) for s in sums]
         return torch.cat(turned, dim=1) * (self.scale / (2 * self.n**0.5))[:, None, :]
 
-    def first_layer(self, j: int, since: int = 0) -> Tensor:
-        """Interaction of the first layer of neuron j with that of all l >= since, (2d, q - since, 2d)."""
-        d, basis, others = self.basis.shape[1], self.basis, self.q - since
-        mixed = self.u[j, :, None, :] * self.u[since:].transpose(0, 1)  # (x, l, y): u_j u_l
+    def first_layer(self, j: int, count: int | None = None) -> Tensor:
+        """Interaction of the first layer of neuron j with that of the first ``count``, (2d, count, 2d)."""
+        d, basis, others = self.basis.shape[1], self.basis, self.q if count is None else count
+        mixed = self.u[j, :, None, :] * self.u[:others].transpose(0, 1)  # (x, l, y): u_j u_l
         cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, others, self.n) @ basis
         squares = (basis[:, :, None] * basis[:, None, :]).reshape(self.n, -1)
         out = torch.empty(2 * d, others, 2 * d, dtype=basis.dtype, device=basis.device)
@@ -105,7 +106,7 @@ class Assembly:
         out[d:, :, d:] = (of_y.T @ squares).reshape(others, d, d).transpose(0, 1)
         out[:d, :, d:] = cross
         out[d:, :, :d] = cross.permute(2, 1, 0)
-        return out * self.kernel[j, since:][None, :, None]
+        return out * self.kernel[j, :others][None, :, None]
 
     def matrix(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """The whole symmetric matrix, shape (q D, q D).
@@ -132,22 +133,20 @@ class Assembly:
             out[j, :, j, :] += self.local[j]
         return out.reshape(q * size, q * size)
 
-    def eliminated(self, shift: float, inverse: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """First-layer matrix of ``L - shift`` after elimination of c, shape (2dq, 2dq).
+    def eliminated(self, shift: float, inverse: Tensor) -> Iterator[Tensor]:
+        """First-layer matrix of ``L - shift`` after elimination of c, by rows of neurons.
 
         Parameters
         ----------
         shift : float
         inverse : Tensor, shape (q, q)
             ``(P + decay - shift)^{-1}``.
-        dtype : torch.dtype
-            Of the result.
 
-        Returns
-        -------
+        Yields
+        ------
         Tensor
-            ``X - shift - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``:
-            column-major, blocks of its lower triangle; what is above the diagonal is not set.
+            Of neuron j, up to the diagonal, (2d, 2d (j + 1)): rows of ``X - shift - Y (inverse x 1) Y^T``
+            with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``.
         """
         q, f = self.q, self.first
         slopes = self.local[:, :f, f:]  # (q, 2d, d)
@@ -155,17 +154,15 @@ class Assembly:
         of_c = torch.einsum("lst,jt->lsj", slopes, self.c)  # (q, 2d, q)
         kernel = self.c @ self.c.T
         flat_cubes, flat_slopes = self.cubes.reshape(-1, q), slopes.reshape(q * f, -1)
-        out = torch.empty(q, f, q, f, dtype=dtype, device=self.u.device)
         for j in range(q):
-            since = slice(j * f, None)
-            row = self.first_layer(j, j)
-            row[:, 0] += self.local[j, :f, :f] - shift * torch.eye(f, dtype=row.dtype, device=row.device)
-            row -= (turned[j] @ flat_cubes[since].T).reshape(f, -1, f) * kernel[j, j:][None, :, None]
-            row -= turned[j, :, j:, None] * of_c[j:, :, j]
-            row -= of_c[j, :, j:, None] * turned[j:, :, j]
-            row -= (slopes[j] @ flat_slopes[since].T).reshape(f, -1, f) * inverse[j, j:][None, :, None]
-            out[j, :, j:] = row
-        return out.reshape(q * f, q * f).mT
+            last, width = j + 1, f * (j + 1)
+            row = self.first_layer(j, last)
+            row[:, j] += self.local[j, :f, :f] - shift * torch.eye(f, dtype=row.dtype, device=row.device)
+            row -= (turned[j] @ flat_cubes[:width].T).reshape(f, last, f) * kernel[j, :last][None, :, None]
+            row -= turned[j, :, :last, None] * of_c[:last, :, j]
+            row -= of_c[j, :, :last, None] * turned[:last, :, j]
+            row -= (slopes[j] @ flat_slopes[:width].T).reshape(f, last, f) * inverse[j, :last][None, :, None]
+            yield row.reshape(f, width)
 
     def couple(self, fields: Tensor) -> Tensor:
         """``Y`` applied to moves of c, (k, q, d) to (k, q, 2d)."""
@@ -201,9 +198,15 @@ class Elimination:
         self.negative = seen * int((values < 0).sum())
         self.negative += (len(assembly.seen) - seen) * assembly.q * int(hidden < 0)
 
-    def rest(self, *, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The first-layer part, see `Assembly.eliminated`."""
-        return self.assembly.eliminated(self.shift, self.inverse, dtype=dtype)
+    @property
+    def size(self) -> int:
+        """Dimension 2dq of the first-layer part."""
+        return self.assembly.q * self.assembly.first
+
+    def rest(self) -> Iterator[tuple[int, Tensor]]:
+        """The first-layer part up to its diagonal, (k, width) each, with the number of the first row."""
+        rows = self.assembly.eliminated(self.shift, self.inverse)
+        return ((j * self.assembly.first, part) for j, part in enumerate(rows))
 
     def _solve_outputs(self, fields: Tensor) -> Tensor:
         return torch.where(self.assembly.seen > 0, self.inverse @ fields, self.hidden * fields)
@@ -233,7 +236,7 @@ class Elimination:
 def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | None:
     """``(L - below)^{-1}`` by elimination of c and a single-precision Cholesky factor of the rest.
 
-    Costs ``(2 d q)^3 / 3`` single-precision flops and ``4 (2 d q)^2`` bytes: single precision is enough to
+    Costs ``(2 d q)^3 / 3`` single-precision flops and ``2 (2 d q)^2`` bytes: single precision is enough to
     direct an iteration whose residuals are computed in double precision.
 
     Parameters
@@ -250,15 +253,14 @@ def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | No
     eliminated = Elimination(assembly, below)
     if eliminated.negative:
         return None
-    factor = eliminated.rest(dtype=torch.float32)
-    info = torch.empty((), dtype=torch.int32, device=factor.device)
-    torch.linalg.cholesky_ex(factor, out=(factor, info))
-    if info:
+    matrix = PackedMatrix(eliminated.size)
+    for first, rows in eliminated.rest():
+        matrix.set_rows(first, rows)
+    if not matrix.factor():
         return None
 
     def solve_rest(right: Tensor) -> Tensor:
-        half = torch.linalg.solve_triangular(factor, right.float(), upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half, upper=True).double()
+        return torch.as_tensor(matrix.solve(right.cpu().numpy()), dtype=right.dtype, device=right.device)
 
     def precondition(residuals: Tensor, values: Tensor) -> Tensor:
         return eliminated.solve(residuals / residuals.norm(dim=0).clamp_min(1e-300), solve_rest)

@@ -2,7 +2,8 @@
 
 Block Lanczos in its Davidson form: Rayleigh-Ritz in a growing basis with thick restarts, expanded by the
 (optionally preconditioned) residuals of the wanted Ritz pairs. Without a preconditioner its spaces are those
-of block Lanczos; a random block as wide as the number of wanted pairs meets every copy of an eigenvalue.
+of block Lanczos; a random block as wide as the number of wanted pairs meets every copy of an eigenvalue. A
+start, which may lack copies, is tested by a Krylov space in the complement of what converged.
 """
 
 from __future__ import annotations
@@ -14,70 +15,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from manifold.errors import InputError
 from spectra.eigen import EPS, Reason, Spectrum, certify, dense_spectrum
+from spectra.lanczos import Lanczos
+from spectra.ritz_basis import RitzBasis
 from spectra.variation import SymmetricOperator
 
 ENDS = ("smallest", "largest")
 GUARD = 4  # extra pairs iterated at each end, so that the last wanted ones converge fast
-CHECKS = 3  # Krylov steps of a fresh random block that must leave converged ends unchanged
+CHECK = 60  # Lanczos steps in the complement of converged ends, in search of copies they lack
 RESTART = 4  # basis size over the size of the iterated block
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(eq=False)
-class _Basis:
-    """Orthonormal columns V with their images L V and the Rayleigh-Ritz pairs in their span."""
-
-    operator: SymmetricOperator
-    columns: Tensor
-    images: Tensor
-
-    @classmethod
-    def of(cls, operator: SymmetricOperator, columns: Tensor) -> _Basis:
-        basis = cls(operator, columns[:, :0], columns[:, :0])
-        basis.extend(columns)
-        return basis
-
-    def extend(self, block: Tensor) -> int:
-        """Add what is new in a block; returns the number of new columns."""
-        for _ in range(2):  # twice is enough (Kahan)
-            block = block / block.norm(dim=0).clamp_min(1e-300)
-            block = block - self.columns @ (self.columns.T @ block)
-            left, sizes, _ = torch.linalg.svd(block, full_matrices=False)
-            block = left[:, sizes > 1e-8]
-        room = self.operator.dimension - self.columns.shape[1]
-        block = block[:, :room]
-        if block.shape[1]:
-            self.columns = torch.cat([self.columns, block], dim=1)
-            self.images = torch.cat([self.images, self.operator.apply(block)], dim=1)
-        return block.shape[1]
-
-    def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values, ascending, and their coordinates in the basis.
-
-        Raises
-        ------
-        InputError
-            If the operator gave NaN or infinity.
-        """
-        matrix = self.columns.T @ self.images
-        if not torch.isfinite(matrix).all():
-            raise InputError("operator: expected finite products, got NaN or infinity")
-        return torch.linalg.eigh(0.5 * (matrix + matrix.T))
-
-    def restart(self, coordinates: Tensor) -> None:
-        """Keep the span of some Ritz vectors; costs no product."""
-        self.columns, self.images = self.columns @ coordinates, self.images @ coordinates
 
 
 def block_spectrum(
     operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 20_000,
     max_seconds: float = math.inf, start: Tensor | None = None, precondition: Preconditioner | None = None,
-    ends: tuple[str, ...] = ENDS,
+    ends: tuple[str, ...] = ENDS, complete: tuple[str, ...] = (),
 ) -> Spectrum:  # fmt: skip
     """The largest and smallest eigenvalues with residuals, copies of degenerate ones included.
 
@@ -97,7 +53,9 @@ def block_spectrum(
     precondition : callable, optional
         Maps residuals (N, k) of the small end and their Ritz values (k,) to directions (N, k).
     ends : tuple of str
-        ``smallest`` and ``largest``, or one of them: an end that was not asked for carries what came along.
+        ``smallest`` and ``largest``, or one of them: of an end that was not asked for only what came along.
+    complete : tuple of str
+        Ends whose start is known to hold every copy (see `spectra.large_end`): they are not searched again.
 
     Returns
     -------
@@ -114,62 +72,42 @@ def block_spectrum(
         raise InputError(f"count: expected at least one eigenvalue at each end, got {count}")
     if not ends or set(ends) - set(ENDS):
         raise InputError(f"ends: expected some of {', '.join(ENDS)}, got {ends!r}")
-    width = count + GUARD
-    if operator.dimension <= 2 * RESTART * width:
+    if operator.dimension <= 2 * RESTART * (count + GUARD):
         return dense_spectrum(operator)
-    search = _Search(operator, count, width, tol, np.random.default_rng(seed), precondition, ends)
+    search = _Search(operator, count, tol, np.random.default_rng(seed), precondition, ends, complete)
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
 
 
-def arpack_start(
-    operator: SymmetricOperator, count: int, end: str, *, tol: float = 1e-6, seed: int = 0,
-    max_products: int = 2000,
-) -> Tensor:  # fmt: skip
-    """Approximate eigenvectors of one end, a start for `block_spectrum`, by ARPACK.
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Ritz pairs of a basis, and residuals of those chosen at both ends, the low ones first."""
 
-    A single-vector Krylov space needs the fewest products where eigenvalues are well separated, as they are
-    at the large end; it may lose copies of degenerate ones, which the block solver then meets.
+    values: Tensor
+    coordinates: Tensor
+    chosen: Tensor
+    low: int
+    residuals: Tensor
+    sizes: Tensor
+    wanted: Tensor
+    norm: float
+    converged: bool
 
-    Parameters
-    ----------
-    operator : SymmetricOperator
-    count : int
-        Wanted vectors.
-    end : str
-        ``smallest`` or ``largest``.
-    tol : float
-        Wanted residual relative to the eigenvalue.
-    seed : int
-        Of the start vector.
-    max_products : int
-        Limit; what has converged by then is returned.
-
-    Returns
-    -------
-    Tensor, shape (N, k), k <= count
-    """
-    size, basis = operator.dimension, min(operator.dimension, 4 * count + 40)
-    if basis <= count + 1:
-        return torch.zeros(size, 0, dtype=torch.float64, device=operator.device)
-    first = np.random.default_rng(seed).standard_normal(size)
-    which = {"smallest": "SA", "largest": "LA"}[end]
-    try:
-        _, vectors = eigsh(
-            operator.linear_operator(), k=count, which=which, tol=0.3 * tol, v0=first, ncv=basis,
-            maxiter=max(1, max_products // (basis - count)),
-        )  # fmt: skip
-    except ArpackNoConvergence as stopped:
-        vectors = stopped.eigenvectors
-    return torch.as_tensor(np.ascontiguousarray(vectors), device=operator.device)
+    def thresholds(self) -> tuple[float, float]:
+        """The last wanted value of each end."""
+        values = self.values[self.chosen[self.wanted]]
+        low = int(self.wanted[: self.low].sum())
+        return float(values[low - 1]), float(values[low])
 
 
 class _Search:
     def __init__(
-        self, operator: SymmetricOperator, count: int, width: int, tol: float, rng: np.random.Generator,
-        precondition: Preconditioner | None, ends: tuple[str, ...],
+        self, operator: SymmetricOperator, count: int, tol: float, rng: np.random.Generator,
+        precondition: Preconditioner | None, ends: tuple[str, ...], complete: tuple[str, ...],
     ):  # fmt: skip
-        self.operator, self.count, self.width, self.tol = operator, count, width, tol
-        self.rng, self.precondition, self.ends = rng, precondition, ends
+        self.operator, self.count, self.tol, self.rng = operator, count, tol, rng
+        self.precondition, self.ends = precondition, ends
+        self.complete, self.tested = complete, set(ends) - set(complete)
+        self.widths = [count + GUARD if end in ends else 1 for end in ENDS]
 
     def _random(self, columns: int) -> Tensor:
         block = self.rng.standard_normal((self.operator.dimension, columns))
@@ -178,74 +116,104 @@ class _Search:
         return block if project is None else project(block)
 
     def run(self, start: Tensor | None, last_product: int, last_time: float) -> Spectrum:
-        block = self._random(2 * self.width)
-        basis = _Basis.of(self.operator, block if start is None else torch.cat([start, block], dim=1))
-        checks, added = 0, 0
+        columns = 0 if start is None else start.shape[1]
+        block = self._random(max(0, sum(self.widths) - columns))
+        block = block if start is None else torch.cat([start, block], dim=1)
+        most = max(2 * RESTART * max(self.widths), block.shape[1])
+        basis = RitzBasis(self.operator, most + CHECK)
+        basis.extend(block)
+        tests, before = [self._powers, self._missing], None
         while True:
-            values, coordinates = basis.ritz()
-            chosen = self._ends(len(values))
-            residuals = basis.images @ coordinates[:, chosen]
-            residuals -= (basis.columns @ coordinates[:, chosen]) * values[chosen]
-            sizes, norm = residuals.norm(dim=0), float(values.abs().max())
-            wanted = self._wanted(len(values), chosen)
-            asked = wanted & self._asked(len(chosen))
-            converged = bool((sizes[asked] <= self.tol * norm).all())
+            pairs = self._pairs(basis)
+            if not pairs.converged or self._moved(pairs, before):
+                tests = [self._powers, self._missing]
             stop = self.operator.matvecs >= last_product or time.monotonic() >= last_time
-            if stop or (converged and checks > CHECKS):
+            if stop or (pairs.converged and not tests):
                 break
-            if converged:
-                # Copies that the iteration lacks are met by the Krylov space of a fresh random block.
-                fresh = self._random(self.width) if checks == 0 else basis.images[:, -added:]
-            else:
-                fresh = self._directions(residuals, sizes, values[chosen], asked, norm)
-            checks = checks + 1 if converged else 0
-            if len(values) + fresh.shape[1] > 2 * RESTART * self.width:
-                basis.restart(coordinates[:, self._ends(len(values), 2)])
-            added = basis.extend(fresh)
-            if added == 0:  # the basis spans an invariant space
-                converged, checks = True, CHECKS + 1
-                break
-        kept = chosen[wanted]
-        return self._certified(values, basis, coordinates, kept, converged and checks > CHECKS)
+            before = pairs if pairs.converged else None
+            fresh = tests.pop(0)(basis, pairs) if pairs.converged else self._directions(pairs)
+            if basis.size + fresh.shape[1] > most:
+                basis.restart(pairs.coordinates[:, self._chosen(basis.size, 2)[0]])
+            if basis.extend(fresh) == 0 and not pairs.converged:
+                break  # nothing is left to try: the basis spans an invariant space
+        return self._certified(basis, pairs, not tests)
 
-    def _directions(
-        self, residuals: Tensor, sizes: Tensor, values: Tensor, wanted: Tensor, norm: float
-    ) -> Tensor:
+    def _pairs(self, basis: RitzBasis) -> _Pairs:
+        values, coordinates = basis.pairs()
+        chosen, low = self._chosen(len(values))
+        residuals = basis.residuals(values[chosen], coordinates[:, chosen])
+        sizes, norm = residuals.norm(dim=0), float(values.abs().max())
+        wanted = (chosen < self.count) | (chosen >= len(values) - self.count)
+        asked = torch.arange(len(chosen)) < low
+        asked = (asked & ("smallest" in self.ends)) | (~asked & ("largest" in self.ends))
+        converged = bool((sizes[wanted & asked] <= self.tol * norm).all())
+        return _Pairs(values, coordinates, chosen, low, residuals, sizes, wanted, norm, converged)
+
+    def _chosen(self, size: int, times: int = 1) -> tuple[Tensor, int]:
+        """Numbers of the iterated Ritz pairs at both ends, and how many of them are at the low one."""
+        low, high = (times * width for width in self.widths)
+        if low + high > size:
+            low = size // 2 if len(self.ends) == 2 else min(low, size - 1) if low > high else 1
+            high = size - low
+        return torch.cat([torch.arange(low), torch.arange(size - high, size)]), low
+
+    def _moved(self, pairs: _Pairs, before: _Pairs | None) -> bool:
+        """Whether a test has changed the last wanted values: then it has found a copy."""
+        if before is None:
+            return False
+        change = np.abs(np.subtract(pairs.thresholds(), before.thresholds()))
+        return bool((change[[end in self.ends for end in ENDS]] > self.tol * pairs.norm).any())
+
+    def _directions(self, pairs: _Pairs) -> Tensor:
         """Residuals of the ends that are still open, those of the small end preconditioned."""
-        half = len(values) // 2
-        parts = []
-        for end in (slice(0, half), slice(half, None)):
-            if bool((sizes[end][wanted[end]] <= self.tol * norm).all()):
+        small = self.tol * pairs.norm
+        parts = [pairs.residuals[:, :0]]
+        for name, end in zip(ENDS, (slice(0, pairs.low), slice(pairs.low, None)), strict=True):
+            sizes = pairs.sizes[end]
+            if name not in self.ends or bool((sizes[pairs.wanted[end]] <= small).all()):
                 continue
-            open_pairs = sizes[end] > 1e-2 * self.tol * norm
-            part = residuals[:, end][:, open_pairs]
-            if self.precondition is not None and end.start == 0:
-                part = self.precondition(part, values[end][open_pairs])
+            open_pairs = sizes > 1e-2 * small
+            if name in self.complete:  # nearly there: the guards have done their work
+                open_pairs = (sizes > 0.5 * small) & pairs.wanted[end]
+            part = pairs.residuals[:, end][:, open_pairs]
+            if self.precondition is not None and name == "smallest":
+                part = self.precondition(part, pairs.values[pairs.chosen[end]][open_pairs])
             parts.append(part)
         return torch.cat(parts, dim=1)
 
-    def _ends(self, size: int, times: int = 1) -> Tensor:
-        """Numbers of the iterated Ritz pairs at both ends."""
-        width = min(times * self.width, size // 2)
-        return torch.cat([torch.arange(width), torch.arange(size - width, size)])
+    def _powers(self, basis: RitzBasis, pairs: _Pairs) -> Tensor:
+        """A random block, preconditioned twice: it turns to what is lowest, copies included."""
+        if self.precondition is None or "smallest" not in self.tested:
+            return pairs.residuals[:, :0]
+        block = self._random(self.count)
+        for _ in range(2):
+            lowest = pairs.values[: self.count]
+            block = self.precondition(block / block.norm(dim=0), lowest)
+        return block
 
-    def _asked(self, size: int) -> Tensor:
-        """Which of the iterated pairs, both ends in turn, lie at an end that was asked for."""
-        low = torch.arange(size) < size // 2
-        return (low & ("smallest" in self.ends)) | (~low & ("largest" in self.ends))
+    def _missing(self, basis: RitzBasis, pairs: _Pairs) -> Tensor:
+        """Ritz vectors in the complement that belong among the wanted ones: copies that were missed."""
+        if not self.tested:
+            return pairs.residuals[:, :0]
+        known = basis.vectors(pairs.coordinates[:, pairs.chosen])
+        space = Lanczos(self.operator.apply, self._random(1), CHECK, known)
+        while not space.exhausted:
+            space.step()
+        values, coordinates, _ = space.ritz()
+        low, high = pairs.thresholds()
+        margin = self.tol * pairs.norm
+        missing = ("smallest" in self.tested) & (values < low - margin)
+        missing |= ("largest" in self.tested) & (values > high + margin)
+        return space.vectors(coordinates[:, missing])
 
-    def _wanted(self, size: int, chosen: Tensor) -> Tensor:
-        return (chosen < self.count) | (chosen >= size - self.count)
-
-    def _certified(
-        self, values: Tensor, basis: _Basis, coordinates: Tensor, kept: Tensor, converged: bool
-    ) -> Spectrum:
-        norm = float(values.abs().max())
-        rounding = 16 * EPS * self.operator.dimension**0.5 * norm
-        vectors = basis.columns[:, : len(values)] @ coordinates[:, kept]
+    def _certified(self, basis: RitzBasis, pairs: _Pairs, tested: bool) -> Spectrum:
+        values, kept = pairs.values, pairs.chosen[pairs.wanted]
+        rounding = 16 * EPS * self.operator.dimension**0.5 * pairs.norm
+        converged = pairs.converged and tested
         return certify(
-            self.operator, values[kept].cpu().numpy(), vectors, complete=False, method="block Lanczos",
-            converged=converged, reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
+            self.operator, values[kept].cpu().numpy(), basis.vectors(pairs.coordinates[:, kept]),
+            complete=False, method="block Lanczos", converged=converged,
+            reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
             at_least=(int((values < -rounding).sum()), int((values > rounding).sum())),
         )  # fmt: skip
 

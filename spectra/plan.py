@@ -13,13 +13,14 @@ import torch
 from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.block_solvers import arpack_start, block_spectrum
+from spectra.block_solvers import block_spectrum
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
 from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
+from spectra.large_end import prepare_large_end
 from spectra.partition import GROUP_BYTES, check_blocks, frequency_blocks
 from spectra.small_end import prepare_small_end
 from spectra.variation import (
@@ -344,15 +345,17 @@ def _particle_spectrum(
     small = prepare_small_end(
         operator, functional, measure, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds
     )
-    starts = [arpack_start(operator, count, "largest", seed=seed)]
+    large, products = prepare_large_end(operator, functional, measure, count, seed=seed)
+    starts = [large]
     if small.start is not None:
         starts.append(small.start)
     found = block_spectrum(
         operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
         start=torch.cat(starts, dim=1), precondition=small.precondition,
+        complete=("largest",),
     )  # fmt: skip
     found = dataclasses.replace(
-        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products,
+        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + products,
         method=f"{found.method}, {small.method}" if small.method else found.method,
     )  # fmt: skip
     return found if local is None else with_local_bounds(found, local, removed=removed)

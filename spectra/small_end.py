@@ -9,17 +9,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from manifold.measures import ParticleMeasure
 from spectra.assembly import Assembly, can_assemble, elimination_inverse, group_task
-from spectra.block_solvers import Preconditioner, arpack_start
+from spectra.block_solvers import Preconditioner
 from spectra.functionals import Functional
 from spectra.long_lanczos import lowest_vectors
-from spectra.variation import DeflatedVariation, SecondVariation
+from spectra.single_precision import in_single_precision
+from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
-FACTOR_BYTES = 2**30  # of the single-precision factor: 16,384 first-layer unknowns
+FACTOR_BYTES = 2**29  # of the packed single-precision factor: 16,384 first-layer unknowns
 SCOUT = 400  # products that find where the spectrum begins
 RESTARTED = 1500  # products after which restarted Lanczos has shown that the lowest are not well separated
 SEPARATED = 1e-4  # residual, relative to the eigenvalue, with which it hands them on
@@ -80,15 +83,13 @@ def prepare_small_end(
         return SmallEnd()
     # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
     first_layer = 2 * full.dimension // 3
-    fits = can_assemble(full.at) and 4 * first_layer**2 <= FACTOR_BYTES
+    fits = can_assemble(full.at) and 2 * first_layer**2 <= FACTOR_BYTES
     begin = time.monotonic()
     if not fits:  # where the lowest are well separated, restarts do no harm
-        separated = arpack_start(
-            operator, count, "smallest", tol=SEPARATED, seed=seed, max_products=RESTARTED
-        )
+        separated = _arpack_start(operator, count, tol=SEPARATED, seed=seed, max_products=RESTARTED)
         if separated.shape[1] == count:
             return SmallEnd(separated, None, 0, "ARPACK")
-    single = _in_single_precision(operator, functional, measure)
+    single = in_single_precision(operator, functional, measure)
     start, values, residuals = lowest_vectors(
         single.apply, single.dimension, count, tol=tol, seed=seed,
         max_seconds=max_seconds - (time.monotonic() - begin), max_products=SCOUT if fits else 10**6,
@@ -106,18 +107,6 @@ def prepare_small_end(
     )
 
 
-def _in_single_precision(
-    operator: SecondVariation | DeflatedVariation, functional: Functional, measure: ParticleMeasure
-) -> SecondVariation | DeflatedVariation:
-    rounded = ParticleMeasure(measure.points.float(), measure.weights.float())
-    full = SecondVariation(functional.linearise(rounded))
-    if not isinstance(operator, DeflatedVariation):
-        return full
-    deflated = DeflatedVariation(full)
-    deflated.shift = operator.shift
-    return deflated
-
-
 def _shifted_inverse(assembly: Assembly, lowest: float, uncertainty: float) -> Preconditioner | None:
     """An inverse with a shift as close below the spectrum as a lowest Ritz value allows."""
     distance = 0.3 * abs(lowest) + 2 * uncertainty
@@ -127,3 +116,21 @@ def _shifted_inverse(assembly: Assembly, lowest: float, uncertainty: float) -> P
             return inverse
         distance *= 4
     return None
+
+
+def _arpack_start(
+    operator: SymmetricOperator, count: int, *, tol: float, seed: int, max_products: int
+) -> Tensor:  # fmt: skip
+    """Approximate eigenvectors of the small end by ARPACK, those that converged within a limit, (N, k)."""
+    size, basis = operator.dimension, min(operator.dimension, 4 * count + 40)
+    if basis <= count + 1:
+        return torch.zeros(size, 0, dtype=torch.float64, device=operator.device)
+    first = np.random.default_rng(seed).standard_normal(size)
+    try:
+        _, vectors = eigsh(
+            operator.linear_operator(), k=count, which="SA", tol=0.3 * tol, v0=first, ncv=basis,
+            maxiter=max(1, max_products // (basis - count)),
+        )  # fmt: skip
+    except ArpackNoConvergence as stopped:
+        vectors = stopped.eigenvectors
+    return torch.as_tensor(np.ascontiguousarray(vectors), device=operator.device)

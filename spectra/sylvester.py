@@ -152,7 +152,10 @@ def _factored(matrix: Tensor, shift: float) -> tuple[int, Solve]:
 
 def _eliminated(assembly: Assembly, shift: float) -> tuple[int, Solve]:
     parts = Elimination(assembly, shift)
-    negative, solve_rest = _ldl(parts.rest())
+    matrix = torch.empty(parts.size, parts.size, dtype=torch.float64, device=assembly.u.device).mT
+    for first, rows in parts.rest():
+        matrix[first : first + len(rows), : rows.shape[1]] = rows
+    negative, solve_rest = _ldl(matrix)
     return parts.negative + negative, lambda block: parts.solve(block, solve_rest)
 
 

@@ -1,0 +1,90 @@
+"""The large end: separated eigenvalues above a dense cluster, copies included."""
+
+import numpy as np
+import pytest
+import torch
+
+from manifold.groups import FiniteAbelianGroup
+from manifold.measures import ParticleMeasure
+from spectra.block_solvers import block_spectrum
+from spectra.group_task import GroupTask
+from spectra.lanczos import Lanczos
+from spectra.large_end import largest_vectors, prepare_large_end
+from spectra.variation import DeflatedVariation, DenseOperator, SecondVariation, SymmetricOperator
+
+
+class _Planted(SymmetricOperator):
+    """A diagonal operator: a dense cluster up to ``edge`` and degenerate eigenvalues above it."""
+
+    def __init__(self, size, edge, seed):
+        rng = np.random.default_rng(seed)
+        copies = rng.integers(1, 6, 8)
+        top = np.repeat(1 - np.sort(rng.uniform(0, 0.9 * (1 - edge), 8)), copies)
+        self.values = np.sort(np.concatenate([rng.uniform(-0.01, edge, size - len(top)), top]))
+        self.diagonal, self.dimension = torch.as_tensor(self.values), size
+
+    def _apply(self, block):
+        return self.diagonal.to(block.dtype)[:, None] * block
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("edge", [0.5, 0.9, 0.95])
+def test_all_copies_are_in_the_start(edge, dtype):
+    for seed in range(5):
+        operator = _Planted(5000, edge, seed)
+        start = largest_vectors(operator.apply, 5000, 10, seed=seed, dtype=dtype).double()
+        assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-4)
+        found = block_spectrum(operator, 10, start=start, ends=("largest",), complete=("largest",))
+        assert found.converged
+        assert np.abs(found.largest(10)[0] - operator.values[::-1][:10]).max() < 1e-9
+
+
+def test_a_start_that_lacks_copies_is_completed():
+    operator = _Planted(5000, 0.9, 3)
+    distinct = np.unique(operator.values)[::-1][:10]
+    assert not np.array_equal(distinct, operator.values[::-1][:10])
+    columns = [int(np.flatnonzero(operator.values == v)[0]) for v in distinct]
+    start = torch.eye(5000, dtype=torch.float64)[:, columns]  # exact, one copy of each
+    found = block_spectrum(operator, 10, start=start, ends=("largest",))
+    assert found.converged
+    assert np.abs(found.largest(10)[0] - operator.values[::-1][:10]).max() < 1e-9
+    # Told that the start is complete the solver believes it: the search is what finds them.
+    trusting = block_spectrum(operator, 10, start=start, ends=("largest",), complete=("largest",))
+    assert np.abs(trusting.largest(10)[0] - distinct).max() < 1e-9
+
+
+def test_lanczos_keeps_clear_of_known_vectors_and_ends_in_an_invariant_space():
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    values = np.repeat([3.0, 2.0, -1.0, 0.0], 10)
+    matrix = torch.as_tensor(basis * values @ basis.T)
+    known = torch.as_tensor(basis[:, :10])  # all of the eigenvalue 3
+    space = Lanczos(lambda v: matrix @ v, torch.as_tensor(rng.standard_normal((40, 1))), 100, known)
+    while not space.exhausted:
+        space.step()
+    found, coordinates, _ = space.ritz()
+    assert space.steps == 3
+    np.testing.assert_allclose(found, [-1, 0, 2], atol=1e-10)
+    assert (space.vectors(coordinates).T @ known).abs().max() < 1e-12
+
+
+def test_tiny_and_constant_operators():
+    for matrix in (torch.eye(30, dtype=torch.float64), torch.zeros(30, 30, dtype=torch.float64)):
+        start = largest_vectors(DenseOperator(matrix).apply, 30, 3)
+        assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-12)
+    assert largest_vectors(DenseOperator(torch.ones(1, 1, dtype=torch.float64)).apply, 1, 3).shape == (1, 1)
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+def test_start_of_a_group_task_agrees_with_the_dense_matrix(deflated):
+    task = GroupTask(FiniteAbelianGroup((7,)))
+    rng = np.random.default_rng(0)
+    measure = ParticleMeasure(torch.as_tensor(0.7 * rng.standard_normal((24, task.dimension))))
+    operator = SecondVariation(task.linearise(measure))
+    operator = DeflatedVariation(operator) if deflated else operator
+    reference = torch.linalg.eigvalsh(SymmetricOperator.dense(operator)).flip(0)[:5].numpy()
+    start, products = prepare_large_end(operator, task, measure, 5)
+    assert products > 5
+    assert start.dtype == torch.float64
+    ritz = torch.linalg.eigvalsh(start.T @ operator.apply(start)).flip(0)[:5].numpy()
+    np.testing.assert_allclose(ritz, reference, rtol=1e-6)
