@@ -110,6 +110,24 @@ def test_finished_steps_are_not_computed_again(flow_run, document, monkeypatch):
     assert again["crossings"] == document["crossings"]
 
 
+def test_more_time_computes_only_what_had_not_converged(flow_run, tmp_path, monkeypatch):
+    given, original = [], spectral_steps.compute_record
+
+    def slow(subject, question, *, step):
+        given.append(question.max_seconds)
+        record = original(subject, question, step=step)
+        record.facts["converged"] = question.max_seconds >= 60
+        return record
+
+    monkeypatch.setattr(spectral_steps, "compute_record", slow)
+    run = Run.open(flow_run)
+    subject = subject_of(run.read(0), run.layout, run)
+    for seconds, expected in ((10, [10]), (5, [10]), (60, [10, 60]), (90, [10, 60]), (5, [10, 60])):
+        question = spectral_steps.SpectralQuestion(max_seconds=seconds)
+        spectral_steps.cached_record(subject, question, step=0, cache=tmp_path)
+        assert given == expected
+
+
 def test_brackets_shrink_with_refine_time(flow_run, document):
     finer = json.loads(call("crossings", flow_run, "--refine-time", "--json", "--quiet").stdout)
     assert len(finer["steps"]) > 21
