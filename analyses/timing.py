@@ -6,20 +6,49 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 def median_seconds(work: Callable[[], Any], times: int) -> float:
     """Median wall seconds of some work over ``times`` runs, after one that is not counted."""
     return interleaved_seconds(work, times=times)[0]
 
 
-def interleaved_seconds(*works: Callable[[], Any], times: int) -> list[float]:
-    """Median wall seconds of several works in turn, so that a busy machine slows all of them alike."""
+def interleaved_seconds(*works: Callable[[], Any], times: int, in_a_row: int = 1) -> list[float]:
+    """Median wall seconds of several works in turn, so that a busy machine slows all of them alike.
+
+    Parameters
+    ----------
+    *works : callable
+    times : int
+        Turns of each.
+    in_a_row : int
+        Runs in each turn, all counted: an iteration finds in the cache what its last step left there.
+
+    Returns
+    -------
+    list of float
+        Seconds of one run of each.
+    """
     spans: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
     for _ in range(times):
         for work, own in zip(works, spans, strict=True):
-            begin = time.perf_counter()
-            work()
-            own.append(time.perf_counter() - begin)
-    return [sorted(own)[times // 2] for own in spans]
+            for _ in range(in_a_row):
+                begin = time.perf_counter()
+                work()
+                own.append(time.perf_counter() - begin)
+    return [sorted(own)[len(own) // 2] for own in spans]
+
+
+def matrix_rate(size: int = 2000, times: int = 3) -> float:
+    """Flops a second of this machine's float64 matrix product, the best of a few."""
+    square = torch.ones(size, size, dtype=torch.float64)
+    out = torch.empty_like(square)
+    spans = []
+    for _ in range(times + 1):
+        begin = time.perf_counter()
+        torch.mm(square, square, out=out)
+        spans.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(spans[1:])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from manifold.errors import InputError
-from spectra.eigen import EPS, Reason, Spectrum, certify, dense_spectrum
+from spectra.eigen import EPS, Reason, Spectrum, certify, dense_spectrum, power_norm
 from spectra.lanczos import Lanczos
 from spectra.ritz_basis import RitzBasis
 from spectra.variation import SymmetricOperator
@@ -107,6 +107,8 @@ class _Search:
         self.operator, self.count, self.tol, self.rng = operator, count, tol, rng
         self.precondition, self.ends = precondition, ends
         self.complete, self.tested = complete, set(ends) - set(complete)
+        # An end alone does not show the norm that its tolerance refers to.
+        self.least_norm = 0.0 if "largest" in ends else power_norm(operator)
         self.widths = [count + GUARD if end in ends else 1 for end in ENDS]
 
     def _random(self, columns: int) -> Tensor:
@@ -142,10 +144,10 @@ class _Search:
         values, coordinates = basis.pairs()
         chosen, low = self._chosen(len(values))
         residuals = basis.residuals(values[chosen], coordinates[:, chosen])
-        sizes, norm = residuals.norm(dim=0), float(values.abs().max())
-        wanted = (chosen < self.count) | (chosen >= len(values) - self.count)
-        asked = torch.arange(len(chosen)) < low
-        asked = (asked & ("smallest" in self.ends)) | (~asked & ("largest" in self.ends))
+        sizes, norm = residuals.norm(dim=0), max(self.least_norm, float(values.abs().max()))
+        is_low = torch.arange(len(chosen)) < low
+        wanted = torch.where(is_low, chosen < self.count, chosen >= len(values) - self.count)
+        asked = (is_low & ("smallest" in self.ends)) | (~is_low & ("largest" in self.ends))
         converged = bool((sizes[wanted & asked] <= self.tol * norm).all())
         return _Pairs(values, coordinates, chosen, low, residuals, sizes, wanted, norm, converged)
 
@@ -215,6 +217,7 @@ class _Search:
             complete=False, method="block Lanczos", converged=converged,
             reason=Reason.KRYLOV if converged else Reason.NOT_CONVERGED,
             at_least=(int((values < -rounding).sum()), int((values > rounding).sum())),
+            norm=pairs.norm,
         )  # fmt: skip
 
 

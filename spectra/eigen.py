@@ -27,6 +27,10 @@ class Reason(enum.Enum):
         "trace and Frobenius norm agree"
     )
     KRYLOV = "the requested ends of the spectrum converged; eigenvalues between them were not computed"
+    SUMS_DISAGREE = (
+        "every eigenvalue was computed, but their sums disagree with the trace or the Frobenius norm of the "
+        "matrix by more than rounding: do not rely on them"
+    )
     NOT_CONVERGED = (
         "the iteration limit was reached before all requested eigenvalues met the tolerance; "
         "those listed carry their true residuals"
@@ -176,7 +180,7 @@ class Counts:
 
 def certify(
     operator: SymmetricOperator, values: np.ndarray, vectors: Tensor, *, complete: bool, method: str,
-    converged: bool, reason: Reason, at_least: tuple[int, int] = (0, 0),
+    converged: bool, reason: Reason, at_least: tuple[int, int] = (0, 0), norm: float = 0.0,
 ) -> Spectrum:  # fmt: skip
     """A `Spectrum` from approximate eigenpairs: residuals and errors recomputed with the operator.
 
@@ -191,6 +195,8 @@ def certify(
         As in `Spectrum`.
     at_least : tuple of int
         Numbers of negative and of positive eigenvalues that are proved to exist.
+    norm : float
+        Lower bound of the operator norm, where the eigenvalues listed are not the largest.
 
     Returns
     -------
@@ -201,7 +207,7 @@ def certify(
     image = operator.apply(vectors)
     residual = image - vectors * torch.as_tensor(values, device=vectors.device)
     residuals = residual.norm(dim=0).cpu().numpy()
-    norm = float(np.abs(values).max(initial=0.0))
+    norm = float(np.abs(values).max(initial=norm))
     defect = float((vectors.T @ vectors - torch.eye(len(values), device=vectors.device)).norm())
     rounding = 4 * EPS * operator.dimension**0.5 * norm
     if complete:
@@ -268,7 +274,7 @@ def _dense_values(operator: SymmetricOperator, matrix: torch.Tensor) -> Spectrum
     errors = np.full(size, bound)
     return Spectrum(
         values, errors, errors, torch.zeros(size, 0, dtype=torch.float64), size, norm, True, "dense, values",
-        operator.matvecs, sums_agree, Reason.DENSE_VALUES if sums_agree else Reason.NOT_CONVERGED,
+        operator.matvecs, sums_agree, Reason.DENSE_VALUES if sums_agree else Reason.SUMS_DISAGREE,
     )  # fmt: skip
 
 

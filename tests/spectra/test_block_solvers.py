@@ -83,6 +83,23 @@ def test_a_good_preconditioner_saves_products():
     assert counts[1] - counts[0] < 0.5 * counts[0]
 
 
+def test_copies_that_a_start_lacks_at_the_small_end_are_found_through_the_preconditioner():
+    """A dense cluster just above: without the shifted inverse the Krylov space is blind there."""
+    values = np.concatenate([np.repeat(-np.linspace(1, 0.9, 10), 2), np.linspace(-0.89, 1000, 3980)])
+    diagonal = torch.as_tensor(np.sort(values))
+
+    def precondition(residuals, ritz):
+        return residuals / (diagonal + 1.01)[:, None]
+
+    start = torch.eye(4000, dtype=torch.float64)[:, 0:20:2]  # exact, one copy of each
+    found = block_spectrum(
+        Rank(diagonal), 4, tol=1e-9, start=start, precondition=precondition, ends=("smallest",)
+    )
+    assert found.converged
+    assert np.allclose(found.smallest(4)[0], [-1, -1, *[values[2]] * 2], atol=1e-6)
+    assert 800 < found.norm <= 1000 * (1 + 1e-12)  # not the size of the end that was asked for
+
+
 def test_one_end_costs_less_than_both():
     operator, values = planted(5, 400)
     counts = []
