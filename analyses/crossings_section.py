@@ -321,6 +321,14 @@ def _certified(document: dict[str, Any]) -> list[Fact]:
     return facts
 
 
+def _most(document: dict[str, Any], certain: str) -> list[Fact]:
+    """The highest count, where counts rather than bounds are known."""
+    if not document.get("complete", True):
+        return [Fact("computed at every step", "both ends", document["plan"])]
+    peak = int(np.argmax(document["negative"]))
+    return [Fact("most unstable directions", _number(document, peak), certain)]
+
+
 def _facts(document: dict[str, Any]) -> list[Fact]:
     kinds = document["kinds"]
     certain = "every count is exact" if all(document["count_certified"]) else "some counts are bounds only"
@@ -329,7 +337,7 @@ def _facts(document: dict[str, Any]) -> list[Fact]:
         Fact("operator", f"{document['operator']}, {document['subspace']}", document["sign"]),
         Fact("unstable directions, first step", _number(document, 0), certain),
         Fact("unstable directions, last step", _number(document, -1), certain),
-        Fact("most unstable directions", _number(document, int(np.argmax(document["negative"]))), certain),
+        *_most(document, certain),
         *_certified(document),
         Fact("crossings / touches / unresolved",
              f"{kinds['crossing']} / {kinds['touch']} / {kinds['unresolved']}", f"time: {document['time']}"),
