@@ -19,14 +19,14 @@ from spectra.eigen import power_norm
 from spectra.sylvester import count_signs
 from spectra.variation import DeflatedVariation, SecondVariation
 
-COUNTS_VERSION = 1
+COUNTS_VERSION = 2
 
 
 def certified_counts_of_run(
     run: Run, layout: Layout, question: SpectralQuestion, *, cache: Path, steps: Sequence[int],
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Complete counts on the complement of the symmetry directions at each step; finished from the cache.
+    """Complete counts at each step, without the symmetries where the study has none; kept in the cache.
 
     One step after the other, with all threads: the matrix fills the memory.
 
@@ -56,19 +56,21 @@ def certified_counts_of_run(
             )
             key = hashlib.sha256(f"{cache_name(subject, question, step)} {COUNTS_VERSION}".encode())
             file = cache / f"counts_{step}_{key.hexdigest()[:16]}.json"
-            found.append(kept_result(file, lambda s=subject, n=step: _counts(s, n, question.seed)))
+            found.append(kept_result(file, lambda s=subject, n=step: _counts(s, question, n)))
         except RhoscopeError as error:
             found.append({"step": step, "reason": str(error)})
     progress(len(steps), len(steps), "complete counts")
     return found
 
 
-def _counts(subject: Subject, step: int, seed: int) -> dict[str, Any]:
+def _counts(subject: Subject, question: SpectralQuestion, step: int) -> dict[str, Any]:
     begin = time.perf_counter()
-    full = SecondVariation(subject.objective.linearise(subject.measure))
-    operator = DeflatedVariation(full)
-    operator.shift = 0.5 * power_norm(full, seed=seed)  # symmetries are counted as positive and taken off
-    counts = count_signs(operator, removed=operator.removed, seed=seed)
+    operator, removed = SecondVariation(subject.objective.linearise(subject.measure)), 0
+    if question.plan(subject).subspace == "span":
+        norm = power_norm(operator, seed=question.seed)
+        operator = DeflatedVariation(operator)
+        operator.shift, removed = 0.5 * norm, operator.removed  # counted as positive and taken off
+    counts = count_signs(operator, removed=removed, seed=question.seed)
     return {
         "step": step,
         "negative": counts.negative,
@@ -76,7 +78,7 @@ def _counts(subject: Subject, step: int, seed: int) -> dict[str, Any]:
         "shift": counts.shift,
         "error": counts.error,
         "dimension": counts.dimension,
-        "symmetries": operator.removed,
-        "method": "inertia of two factorisations of the second variation on the complement of the symmetries",
+        "symmetries": removed,
+        "method": "inertia of two factorisations of the second variation",
         "seconds": time.perf_counter() - begin,
     }

@@ -37,6 +37,7 @@ FIXED_COLUMNS = {
     "gradient_norm_after": ("loss per unit of z", "max_j |grad V(z_j)| at the fixed point near it"),
     "moved": ("unit of z", "root mean square distance of the particles to that fixed point"),
     "loss_after": ("loss", "H at the fixed point"),
+    "same_basin": ("1", "1: no potential moved by a half on the way"),
 }
 
 
@@ -174,7 +175,7 @@ def dataset_of_study(study: CrossingStudy) -> xr.Dataset:
     """
     document = plain(document_of_study(study))
     data = _step_variables(study, document) | _branch_variables(study) | _event_variables(study)
-    data |= _fixed_variables(document) | _control_variables(study)
+    data |= _certified_variables(document) | _fixed_variables(document) | _control_variables(study)
     return xr.Dataset(
         {name: value for name, value in data.items() if value[1].size or value[1].ndim > 1},
         coords={"step": study.steps},
@@ -244,6 +245,25 @@ def _event_variables(study: CrossingStudy) -> dict[str, tuple]:
         )
         for name, definition in EVENT_COLUMNS.items()
     }
+
+
+def _certified_variables(document: dict[str, Any]) -> dict[str, tuple]:
+    # Beside a study of span(R) alone, counts of all moves of the neurons are another quantity.
+    size = sum(document[name][-1] for name in COUNTS)
+    counted = [found for found in document["certified_counts"] or () if found.get("dimension") == size]
+    if not counted:
+        return {}
+    steps = [found["step"] for found in counted]
+    return {
+        "certified_step": _variable(("certified",), steps, "training step", "where all signs were counted"),
+        **{
+            f"certified_{name}": _variable(
+                ("certified", "side"), [found[name] for found in counted], "eigenvalues",
+                "lower and upper bound of the complete count",
+            )
+            for name in ("negative", "positive")
+        },
+    }  # fmt: skip
 
 
 def _fixed_variables(document: dict[str, Any]) -> dict[str, tuple]:

@@ -28,16 +28,21 @@ MARKS = {
     ("touch", "none"): ("o", GREY, "touches zero"),
     ("unresolved", None): ("x", ORANGE, "unresolved"),
 }
+FLOOR = 1e-16  # losses below are rounding; they are drawn here
+LINEAR_SHARE = 0.05  # of the eigenvalues in the linear part of the axis
 
 
 def fan_figure(study: xr.Dataset) -> Figure:
     """Every branch against step on a symmetric-log axis, crossings marked at the middle of brackets."""
     figure, ((axes,),) = new_figure(size=(7.2, 4.6))
     steps, values = study.step.to_numpy(), study.branch_eigenvalue.to_numpy()
-    top = np.nanmax(np.abs(values))
+    sizes = np.abs(values)
+    top = np.nanmax(sizes)
+    linear = np.clip(np.nanquantile(sizes, LINEAR_SHARE), 1e-5 * top, 1e-2 * top)
+    linear = 10.0 ** np.round(np.log10(linear))  # else ticks crowd at zero
     for line in values.T:
         axes.plot(steps, line, color=BLUE, lw=0.6, alpha=0.45)
-    axes.set_yscale("symlog", linthresh=1e-2 * top, linscale=0.8)
+    axes.set_yscale("symlog", linthresh=linear, linscale=1.0)
     axes.axhline(0, color="black", lw=0.9)
     if "crossing_kind" in study:
         kinds, directions = study.crossing_kind.to_numpy(), study.crossing_direction.to_numpy()
@@ -70,6 +75,12 @@ def freedom_figure(study: xr.Dataset) -> Figure:
     for name, colour in SIGN_COLOURS.items():
         if study[name].any():
             upper.plot(steps, study[name], color=colour, marker="o", markersize=3, label=SIGN_WORDS[name])
+        if f"certified_{name}" in study:
+            upper.plot(
+                study.certified_step, study[f"certified_{name}"].to_numpy().mean(axis=1), "D", color=colour,
+                markersize=6, markerfacecolor="white", clip_on=False,
+                label="all signs counted" if name == "negative" else None,
+            )  # fmt: skip
     upper.plot(steps, study["rank"], color="black", lw=1, ls=":", label="rank")
     upper.set_ylabel("directions (count)")
     upper.set_ylim(bottom=0)
@@ -108,25 +119,34 @@ def control_figure(study: xr.Dataset, controls: list[str]) -> Figure:
 
 def fixed_point_figure(study: xr.Dataset) -> Figure:
     """How far every step is from the fixed point reached from it, and the loss there."""
-    figure, axes = new_figure(2, 1, size=(7.2, 4.6), sharex=True)
+    figure, axes = new_figure(2, 1, size=(7.2, 5.2), sharex=True)
     (upper,), (lower,) = axes
     steps, reached = study.fixed_step.to_numpy(), study.fixed_converged.to_numpy() > 0
-    upper.plot(
-        steps[reached], study.fixed_moved.to_numpy()[reached], color=PURPLE, marker="o", markersize=3.5
-    )
-    upper.plot(steps[~reached], np.zeros((~reached).sum()), "x", color=ORANGE, label="no fixed point reached")
-    upper.set_ylabel("distance moved\n(r.m.s. of $z$)")
+    near = reached & (study.fixed_same_basin.to_numpy() > 0) if "fixed_same_basin" in study else reached
+    moved, loss = study.fixed_moved.to_numpy(), np.maximum(study.fixed_loss_after.to_numpy(), FLOOR)
+    points = {"color": PURPLE, "marker": "o", "ls": "none", "markersize": 4.5, "clip_on": False}
+    for mask, face, label in (
+        (near, PURPLE, "fixed point in the same basin"),
+        (reached & ~near, "white", "in another basin"),
+    ):
+        if mask.any():
+            upper.plot(steps[mask], moved[mask], **points, markerfacecolor=face, label=label)
+            lower.plot(steps[mask], loss[mask], **points, markerfacecolor=face)
     if (~reached).any():
-        add_legend(upper)
-    lower.plot(study.step, study.loss, color=BLUE, label="at the step")
-    lower.plot(
-        steps[reached], study.fixed_loss_after.to_numpy()[reached], color=PURPLE, marker="o", ls="none",
-        markersize=3.5, label="at its fixed point",
-    )  # fmt: skip
-    lower.set_yscale("symlog", linthresh=1e-6)
-    lower.set_ylim(bottom=0)
+        upper.plot(
+            steps[~reached], np.zeros((~reached).sum()), "x", color=ORANGE, label="no fixed point reached"
+        )
+    upper.set_ylabel("distance moved\n(r.m.s. of $z$)")
+    upper.set_ylim(bottom=0)
+    add_legend(upper, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
+    lower.plot(study.step, np.maximum(study.loss, FLOOR), color=BLUE, label="at the step")
+    lower.set_yscale("log")
+    lower.set_ylim(bottom=FLOOR)
     lower.set_ylabel("loss $H$")
-    add_legend(lower)
+    lower.annotate(
+        "at the step", (study.step[0], study.loss[0]), xytext=(6, -12), textcoords="offset points",
+        color=BLUE,
+    )  # fmt: skip
     step_axis(lower, study.step.to_numpy())
     figure.align_ylabels()
     return figure

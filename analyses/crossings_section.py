@@ -77,8 +77,9 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
             Picture(
                 "fixed-points", fixed_point_figure(study),
                 Markup(
-                    "The fixed point reached from every step. Above: how far the neurons had to move to it. "
-                    "Below: the loss at the step and at its fixed point."
+                    "The fixed point reached from every step. Above: how far the neurons had to move to it "
+                    "(open: some potential moved by a half on the way). Below: the loss at the step (line) "
+                    "and at its fixed point (points; below 10<sup>−16</sup> they are drawn at the edge)."
                 ),
                 "Distance to the fixed point reached from every step, and the loss there",
             )
@@ -87,24 +88,73 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
 
 
 def _story(document: dict[str, Any]) -> Markup:
+    meaning = Markup(
+        "An unstable direction is a freedom that training can still use; one that contracts is used up. "
+    )
+    told = _counted(document) if document.get("complete", True) else _bounded(document)
+    return meaning + told + _visits(document["kinds"])
+
+
+def _visits(kinds: dict[str, int]) -> Markup:
+    told = Markup("On the way {:,} visits to zero are certain crossings and {:,} are touches").format(
+        kinds["crossing"], kinds["touch"]
+    )
+    if not kinds["unresolved"]:
+        return told + Markup("; none is left unresolved.")
+    return told + Markup(
+        "; {:,} stay unresolved: two directions moved through zero in opposite senses between the same two "
+        "steps and may have avoided each other, or an error bound is too wide."
+    ).format(kinds["unresolved"])
+
+
+def _counted(document: dict[str, Any]) -> Markup:
+    """Where every eigenvalue is known."""
     steps, negative, rank = document["steps"], document["negative"], document["rank"]
     peak = int(np.argmax(negative))
-    return Markup(
-        "An unstable direction is a freedom that training can still use; one that contracts is used up. "
-        "At step {} there are {} unstable directions among {}; most of them, {}, are there at step {}; at "
-        "step {} there are {} among {}. In between, {} visits to zero are certain crossings, {} are "
-        "touches and {} stay unresolved: two directions moved through zero in opposite senses between the "
-        "same two steps and may have avoided each other, or an error bound is too wide."
+    story = Markup("At step {}, {} of the {} directions are unstable; at step {}, {} of {}. ").format(
+        _step(steps[0]), _number(document, 0), rank[0], _step(steps[-1]), _number(document, -1), rank[-1]
+    )
+    if peak:
+        story += Markup("The number is not monotone: it rises to {} at step {} first. ").format(
+            _number(document, peak), _step(steps[peak])
+        )
+    half = next((i for i in range(peak + 1, len(steps)) if 2 * negative[i] <= negative[peak]), None)
+    if half is None:
+        return story
+    return story + Markup(
+        "Half of the unstable directions are gone at step {}, where the loss is {} after {} at first. "
+    ).format(_step(steps[half]), scientific(document["loss"][half]), scientific(document["loss"][0]))
+
+
+def _bounded(document: dict[str, Any]) -> Markup:
+    """Where only the ends are known: bounds, and complete counts at the steps that have them."""
+    steps, smallest, largest = (document[name] for name in ("steps", "smallest", "largest"))
+    story = Markup(
+        "There are {:,} directions, too many to compute every eigenvalue at every step: both ends of the "
+        "spectrum were followed. From step {} to step {} the most unstable eigenvalue goes from {} to {}, "
+        "and the largest from {} to {}. What is proved about the number of unstable directions: {} at the "
+        "first step, {} at the last. "
     ).format(
-        _step(steps[0]), _number(document, 0), rank[0], _number(document, peak), _step(steps[peak]),
-        _step(steps[-1]), _number(document, -1), rank[-1], document["kinds"]["crossing"],
-        document["kinds"]["touch"], document["kinds"]["unresolved"],
+        sum(document[name][-1] for name in ("negative", "marginal", "positive", "undetermined")),
+        _step(steps[0]), _step(steps[-1]),
+        *(scientific(end[place][0], 2) for end in (smallest, largest) for place in (0, -1)),
+        _number(document, 0), _number(document, -1),
     )  # fmt: skip
+    counted = [found for found in document.get("certified_counts") or () if "reason" not in found]
+    if not counted:
+        return story
+    numbers = ", ".join(f"{_range(*found['negative'])} at step {_step(found['step'])}" for found in counted)
+    return story + Markup("All signs were counted at {} of the steps: {} are unstable. ").format(
+        len(counted), numbers
+    )
 
 
 def _number(document: dict[str, Any], place: int) -> str:
     """How many unstable directions a step has, or proved bounds."""
-    low, high = document["count_bounds"]["negative"][place]
+    return _range(*document["count_bounds"]["negative"][place])
+
+
+def _range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"between {low:,} and {high:,}"
 
 
@@ -239,14 +289,15 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     lesson = Markup("")
     if fitted and fitted["negative"][-1] == 0 == document["negative"][-1]:
         lesson = Markup(
-            "  A network wide enough to learn shuffled answers by heart ends without unstable directions "
+            "A network wide enough to learn shuffled answers by heart ends without unstable directions "
             "too: their fall to zero says that the loss has been fitted, not that a law was found. The "
             "law shows in the potentials."
         )
     return [
         Markup(
-            "Would any network show this? Null controls of the same size, studied in the same way, tell. {}."
-        ).format(Markup("; ").join(rows))
+            "Would any network show this? Null controls of the same size, studied in the same way, tell."
+            "<br>{}.<br>"
+        ).format(Markup(";<br>").join(rows))
         + lesson
     ]
 
@@ -258,15 +309,24 @@ def _certified(document: dict[str, Any]) -> list[Fact]:
         if "reason" in found:
             facts.append(Fact(f"all signs, step {_step(found['step'])}", "–", found["reason"]))
             continue
-        (low, high), dimension = found["negative"], found["dimension"]
+        apart = f", {found['symmetries']:,} symmetries apart" if found["symmetries"] else ""
         facts.append(
             Fact(
                 f"all signs, step {_step(found['step'])}",
-                f"{low:,} unstable" if low == high else f"{low:,} to {high:,} unstable",
-                f"of {dimension:,}, symmetries apart; error {scientific(found['error'], 2)}",
+                f"{_range(*found['negative'])} unstable",
+                f"of all {found['dimension']:,} moves of the neurons{apart}; zero means within "
+                f"{scientific(2 * found['shift'], 2)}",
             )
-        )  # fmt: skip
+        )
     return facts
+
+
+def _most(document: dict[str, Any], certain: str) -> list[Fact]:
+    """The highest count, where counts rather than bounds are known."""
+    if not document.get("complete", True):
+        return [Fact("computed at every step", "both ends", document["plan"])]
+    peak = int(np.argmax(document["negative"]))
+    return [Fact("most unstable directions", _number(document, peak), certain)]
 
 
 def _facts(document: dict[str, Any]) -> list[Fact]:
@@ -277,7 +337,7 @@ def _facts(document: dict[str, Any]) -> list[Fact]:
         Fact("operator", f"{document['operator']}, {document['subspace']}", document["sign"]),
         Fact("unstable directions, first step", _number(document, 0), certain),
         Fact("unstable directions, last step", _number(document, -1), certain),
-        Fact("most unstable directions", _number(document, int(np.argmax(document["negative"]))), certain),
+        *_most(document, certain),
         *_certified(document),
         Fact("crossings / touches / unresolved",
              f"{kinds['crossing']} / {kinds['touch']} / {kinds['unresolved']}", f"time: {document['time']}"),

@@ -32,7 +32,7 @@ from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spect
 from spectra.potentials import GroupPotentials
 from spectra.variation import SecondVariation, flat_operator
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 CONTROLS = ("none", "random")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
@@ -228,6 +228,7 @@ def compute_record(
         "path": subject.path,
         "sha256": subject.sha256,
         "plan": result.plan.sentence,
+        "max_seconds": question.max_seconds,
         "notes": list(subject.notes),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
@@ -276,10 +277,12 @@ def condition(subject: Subject) -> tuple[float, float]:
 
 def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str:
     """File name of a record; another checkpoint, layout or question gives another name."""
+    asked = dataclasses.asdict(question)
+    del asked["max_seconds"]  # a converged record answers whatever the limit
     told = {
         "version": CACHE_VERSION,
         "sha256": subject.sha256,
-        "question": dataclasses.asdict(question),
+        "question": asked,
         "loss": subject.loss,
         "activation": subject.network.activation.name,
         "scale": subject.network.output_scale,
@@ -296,10 +299,12 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
 
 
 def cached_record(subject: Subject, question: SpectralQuestion, *, step: float, cache: Path) -> StepRecord:
-    """The record of a subject from the cache, or computed and put there."""
+    """The record of a subject from the cache; computed if new, or if given less time it did not converge."""
     file = cache / cache_name(subject, question, step)
     record = StepRecord.load(file)
-    if record is None:
+    if record is None or not (
+        record.facts["converged"] or question.max_seconds <= record.facts["max_seconds"]
+    ):
         record = compute_record(subject, question, step=step)
         record.save(file)
     return record

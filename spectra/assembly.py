@@ -108,19 +108,19 @@ class Assembly(NeuronTables):
         turned = [torch.einsum("xs,xjl->jsl", self.basis, s) for s in sums]
         return torch.cat(turned, dim=1) * (self.scale / (2 * self.n**0.5))[:, None, :]
 
-    def first_layer(self, j: int) -> Tensor:
-        """Interaction of the first-layer unknowns of neuron j with those of all, (2d, q, 2d)."""
-        d, basis = self.basis.shape[1], self.basis
-        mixed = self.u[j, :, None, :] * self.u.transpose(0, 1)  # (x, l, y): u_j u_l
-        cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, self.q, self.n) @ basis
+    def first_layer(self, j: int, count: int | None = None) -> Tensor:
+        """Interaction of the first layer of neuron j with that of the first ``count``, (2d, count, 2d)."""
+        d, basis, others = self.basis.shape[1], self.basis, self.q if count is None else count
+        mixed = self.u[j, :, None, :] * self.u[:others].transpose(0, 1)  # (x, l, y): u_j u_l
+        cross = (basis.T @ mixed.reshape(self.n, -1)).reshape(d, others, self.n) @ basis
         squares = (basis[:, :, None] * basis[:, None, :]).reshape(self.n, -1)
-        out = torch.empty(2 * d, self.q, 2 * d, dtype=basis.dtype, device=basis.device)
-        of_x, of_y = mixed.sum(2), mixed.sum(0).T  # (n, q) each
-        out[:d, :, :d] = (of_x.T @ squares).reshape(self.q, d, d).transpose(0, 1)
-        out[d:, :, d:] = (of_y.T @ squares).reshape(self.q, d, d).transpose(0, 1)
+        out = torch.empty(2 * d, others, 2 * d, dtype=basis.dtype, device=basis.device)
+        of_x, of_y = mixed.sum(2), mixed.sum(0).T  # (n, l) each
+        out[:d, :, :d] = (of_x.T @ squares).reshape(others, d, d).transpose(0, 1)
+        out[d:, :, d:] = (of_y.T @ squares).reshape(others, d, d).transpose(0, 1)
         out[:d, :, d:] = cross
         out[d:, :, :d] = cross.permute(2, 1, 0)
-        return out * self.kernel[j][None, :, None]
+        return out * self.kernel[j, :others][None, :, None]
 
     def matrix(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """The whole symmetric matrix, shape (q D, q D).
@@ -147,21 +147,20 @@ class Assembly(NeuronTables):
             out[j, :, j, :] += self.local[j]
         return out.reshape(q * size, q * size)
 
-    def eliminated(self, below: float, inverse: Tensor) -> Iterator[Tensor]:
-        """First-layer matrix of ``L - below`` after elimination of c, by rows of neurons, (2d, 2dq) each.
+    def eliminated(self, shift: float, inverse: Tensor) -> Iterator[Tensor]:
+        """First-layer matrix of ``L - shift`` after elimination of c, by rows of neurons.
 
         Parameters
         ----------
-        below : float
-            A number below the spectrum.
+        shift : float
         inverse : Tensor, shape (q, q)
-            ``(P + decay - below)^{-1}``.
+            ``(P + decay - shift)^{-1}``.
 
         Yields
         ------
         Tensor
-            Rows of ``X - below - Y (inverse x 1) Y^T`` with ``Y = c_j cubes_jl + (local a-c block of j at
-            l = j)``.
+            Of neuron j, up to the diagonal, (2d, 2d (j + 1)): rows of ``X - shift - Y (inverse x 1) Y^T``
+            with ``Y = c_j cubes_jl + (local a-c block of j at l = j)``.
         """
         q, f = self.q, self.first
         slopes = self.local[:, :f, f:]  # (q, 2d, d)
@@ -170,13 +169,14 @@ class Assembly(NeuronTables):
         kernel = self.c @ self.c.T
         flat_cubes, flat_slopes = self.cubes.reshape(-1, q), slopes.reshape(q * f, -1)
         for j in range(q):
-            row = self.first_layer(j)
-            row[:, j] += self.local[j, :f, :f] - below * torch.eye(f, dtype=row.dtype, device=row.device)
-            row -= (turned[j] @ flat_cubes.T).reshape(f, q, f) * kernel[j][None, :, None]
-            row -= turned[j][:, :, None] * of_c[:, :, j]
-            row -= of_c[j][:, :, None] * turned[:, :, j]
-            row -= (slopes[j] @ flat_slopes.T).reshape(f, q, f) * inverse[j][None, :, None]
-            yield row.reshape(f, q * f)
+            last, width = j + 1, f * (j + 1)
+            row = self.first_layer(j, last)
+            row[:, j] += self.local[j, :f, :f] - shift * torch.eye(f, dtype=row.dtype, device=row.device)
+            row -= (turned[j] @ flat_cubes[:width].T).reshape(f, last, f) * kernel[j, :last][None, :, None]
+            row -= turned[j, :, :last, None] * of_c[:last, :, j]
+            row -= of_c[j, :, :last, None] * turned[:last, :, j]
+            row -= (slopes[j] @ flat_slopes[:width].T).reshape(f, last, f) * inverse[j, :last][None, :, None]
+            yield row.reshape(f, width)
 
     def couple(self, fields: Tensor) -> Tensor:
         """``Y`` applied to moves of c, (k, q, d) to (k, q, 2d)."""
@@ -191,6 +191,60 @@ class Assembly(NeuronTables):
         return joint.mT @ self.c + torch.einsum(
             "jst,kjs->kjt", self.local[:, : self.first, self.first :], fields
         )
+
+
+class Elimination:
+    """``L - shift`` by exact elimination of c: a congruence to a c-c part and a first-layer part.
+
+    Parameters
+    ----------
+    assembly : Assembly
+    shift : float
+    """
+
+    def __init__(self, assembly: Assembly, shift: float):
+        self.assembly, self.shift, hidden = assembly, shift, assembly.decay - shift
+        eye = torch.eye(assembly.q, dtype=assembly.outputs.dtype, device=assembly.outputs.device)
+        values, vectors = torch.linalg.eigh(assembly.outputs + hidden * eye)
+        self.inverse, self.hidden = vectors / values @ vectors.T, 1 / hidden
+        seen = int(assembly.seen.sum())
+        #: Negative eigenvalues of the c-c part; outputs that the loss does not see have ``decay - shift``.
+        self.negative = seen * int((values < 0).sum())
+        self.negative += (len(assembly.seen) - seen) * assembly.q * int(hidden < 0)
+
+    @property
+    def size(self) -> int:
+        """Dimension 2dq of the first-layer part."""
+        return self.assembly.q * self.assembly.first
+
+    def rest(self) -> Iterator[tuple[int, Tensor]]:
+        """The first-layer part up to its diagonal, (k, width) each, with the number of the first row."""
+        rows = self.assembly.eliminated(self.shift, self.inverse)
+        return ((j * self.assembly.first, part) for j, part in enumerate(rows))
+
+    def _solve_outputs(self, fields: Tensor) -> Tensor:
+        return torch.where(self.assembly.seen > 0, self.inverse @ fields, self.hidden * fields)
+
+    def solve(self, block: Tensor, solve_rest: Callable[[Tensor], Tensor]) -> Tensor:
+        """``(L - shift)^{-1}`` of a block, given solves with the first-layer part.
+
+        Parameters
+        ----------
+        block : Tensor, shape (q D, k)
+        solve_rest : callable
+            Maps (2dq, k) to (2dq, k).
+
+        Returns
+        -------
+        Tensor, shape (q D, k)
+        """
+        assembly, f = self.assembly, self.assembly.first
+        fields = block.T.reshape(-1, assembly.q, f + assembly.c.shape[1])
+        first, last = fields[..., :f], fields[..., f:]
+        right = first - assembly.couple(self._solve_outputs(last))
+        first = solve_rest(right.reshape(len(fields), -1).T).T.reshape(right.shape)
+        last = self._solve_outputs(last - assembly.couple_back(first))
+        return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
 
 
 def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | None:
@@ -210,30 +264,19 @@ def elimination_inverse(assembly: Assembly, below: float) -> Preconditioner | No
     callable or None
         Maps residuals (N, k) and Ritz values to directions (N, k); None if ``below`` is not below.
     """
-    q, f = assembly.q, assembly.first
-    eye = torch.eye(q, dtype=assembly.outputs.dtype, device=assembly.outputs.device)
-    shifted, failed = torch.linalg.cholesky_ex(assembly.outputs + (assembly.decay - below) * eye)
-    if failed:
+    eliminated = Elimination(assembly, below)
+    if eliminated.negative:
         return None
-    inverse = torch.cholesky_inverse(shifted)
-    matrix = PackedMatrix(q * f)
-    for j, rows in enumerate(assembly.eliminated(below, inverse)):
-        matrix.set_rows(j * f, rows)
+    matrix = PackedMatrix(eliminated.size)
+    for first, rows in eliminated.rest():
+        matrix.set_rows(first, rows)
     if not matrix.factor():
         return None
-    hidden = 1 / (assembly.decay - below)  # of outputs the loss does not see
 
-    def solve_outputs(fields: Tensor) -> Tensor:
-        return torch.where(assembly.seen > 0, inverse @ fields, hidden * fields)
+    def solve_rest(right: Tensor) -> Tensor:
+        return torch.as_tensor(matrix.solve(right.cpu().numpy()), dtype=right.dtype, device=right.device)
 
     def precondition(residuals: Tensor, values: Tensor) -> Tensor:
-        sizes = residuals.norm(dim=0).clamp_min(1e-300)
-        fields = (residuals / sizes).T.reshape(-1, q, f + assembly.c.shape[1])
-        first, last = fields[..., :f], fields[..., f:]
-        right = first - assembly.couple(solve_outputs(last))
-        solved = matrix.solve(right.reshape(len(fields), -1).T.cpu().numpy())
-        first = torch.as_tensor(solved.T, dtype=right.dtype, device=right.device).reshape(right.shape)
-        last = solve_outputs(last - assembly.couple_back(first))
-        return torch.cat([first, last], dim=-1).reshape(len(fields), -1).T
+        return eliminated.solve(residuals / residuals.norm(dim=0).clamp_min(1e-300), solve_rest)
 
     return precondition

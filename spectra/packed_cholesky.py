@@ -35,7 +35,7 @@ class PackedMatrix:
         self._table = np.empty((size + 1, self._half), dtype=np.float32, order="F")
 
     def set_rows(self, first: int, rows: Tensor) -> None:
-        """Write whole rows ``first, first + 1, ..``, (k, N); the upper triangle is not read."""
+        """Write rows ``first, first + 1, ..``, at least up to the diagonal; the rest is not read."""
         last = first + len(rows)
         if first < self._half < last:
             cut = self._half - first

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from manifold.errors import TooLargeError
+from spectra.assembly import Assembly, Elimination, can_assemble
 from spectra.block_solvers import norm_bound
 from spectra.eigen import EPS
-from spectra.variation import SymmetricOperator
+from spectra.functionals import BOTH
+from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 
 MATRIX_BYTES = 5 * 2**30  # of the matrix and of its factor
 NORM_STEPS = 16
+CONDITION = 1e-6  # of the c-c part: below, its elimination would lose the digits that tell small signs
+Solve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,8 @@ class SignCounts:
     shift : float
         Eigenvalues of modulus above twice this are counted with their sign.
     error : float
-        Norm of what was not exact (assembly, factorisation); bounded from a random start except with
-        probability 1e-9, and below ``shift``.
+        Norm of what was not exact (assembly, factorisation, products); bounded from random starts except with
+        probability 1e-9 each, and below ``shift``.
     dimension : int
         Of the operator.
     """
@@ -41,39 +47,43 @@ class SignCounts:
     dimension: int
 
 
-class _Error(SymmetricOperator):
-    """``F - (A - s)`` for a factorisation F of a shifted matrix, through solves: ``x = F^-1 (A - s) y``."""
+class _Defect(SymmetricOperator):
+    """``A - A F^-1 A`` for ``A = L - s`` and a factorisation F of it, through solves: zero if F is exact."""
 
-    def __init__(self, matrix: Tensor, shift: float, factor: Tensor, pivots: Tensor):
-        self.matrix, self.shift, self.factor, self.pivots = matrix, shift, factor, pivots
-        self.dimension = len(matrix)
+    def __init__(self, operator: SymmetricOperator, shift: float, solve: Solve):
+        self.operator, self.shift, self.solve = operator, shift, solve
+        self.dimension = operator.dimension
+
+    @property
+    def device(self) -> torch.device:
+        return self.operator.device
 
     def _shifted(self, block: Tensor) -> Tensor:
-        return self.matrix @ block - self.shift * block
+        return self.operator.apply(block) - self.shift * block
 
     def _apply(self, block: Tensor) -> Tensor:
-        # F x = (A - s) y, so (F - (A - s)) x = (A - s)(y - x), and x is y up to that error.
-        found = torch.linalg.ldl_solve(self.factor, self.pivots, self._shifted(block))
-        return self._shifted(block - found)
+        return self._shifted(block - self.solve(self._shifted(block)))
 
 
 def count_signs(
     operator: SymmetricOperator, *, removed: int = 0, seed: int = 0, memory_limit: int = MATRIX_BYTES
 ) -> SignCounts:
-    """Count the signs of all eigenvalues by two factorisations ``L D L^T`` of the assembled matrix.
+    """Count the signs of all eigenvalues by factorisations F of ``A = L - s``, s = -shift and shift.
 
-    The inertia of ``A + E - s`` is that of D. With ``|E| < s`` every negative eigenvalue of ``A + E + s`` is
-    one of A, and every negative one of A is one of ``A + E - s``: lower and upper bound of their number.
-    Costs ``2 n^3 / 3`` flops where eigenvalues cost several times more, out of cache.
+    F has the inertia of its block diagonal, and ``A F^-1 A`` has that of F (Sylvester's law). So F counts
+    the signs of ``A - (A - A F^-1 A)`` however inexact it is, and the norm of that defect, measured through
+    solves and the operator's own products, is the error. With an error below ``shift`` every eigenvalue that
+    is counted negative at ``-shift`` is negative, and every negative one is counted at ``shift``.
+    For a squared loss over all pairs c is eliminated first (`spectra.assembly`), and the inertias of both
+    parts add (Haynsworth): two thirds of the dimension. Costs ``n^3 / 3`` flops for each factorisation.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        The matrix is assembled from its products.
     removed : int
         Directions taken out of the operator, to which it gives a clearly positive eigenvalue.
     seed : int
-        Of the random start that bounds the error.
+        Of the random starts that bound norms.
     memory_limit : int
         Bytes for the matrix and its factor.
 
@@ -87,18 +97,18 @@ def count_signs(
         If they do not fit.
     """
     n = operator.dimension
-    if 16 * n * n > memory_limit:
-        raise TooLargeError(
-            f"counts: {n:,} dimensions need {16 * n * n / 2**30:.1f} GiB; the limit is "
-            f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
-        )
-    matrix = operator.dense()
-    size = float(matrix.abs().sum(1).max())  # at least the norm
-    rounding = 16 * EPS * n**0.5 * size
+    assembly = _to_eliminate(operator)
+    _check_memory(n if assembly is None else 2 * n // 3, memory_limit)
+    if assembly is not None:
+        factor = partial(_eliminated, assembly)
+    else:
+        operator = DenseOperator(operator.dense())
+        factor = partial(_factored, operator.matrix)
+    rounding = 16 * EPS * n**0.5 * norm_bound(operator, seed=seed)[0]
     shift = 64 * rounding
     while True:
-        lower, below = _negative(matrix, -shift, seed)
-        upper, above = _negative(matrix, shift, seed)
+        lower, below = _negative(operator, factor, -shift, seed)
+        upper, above = _negative(operator, factor, shift, seed)
         error = max(below, above) + rounding
         if error < shift:
             break
@@ -108,14 +118,51 @@ def count_signs(
     )  # fmt: skip
 
 
-def _negative(matrix: Tensor, shift: float, seed: int) -> tuple[int, float]:
-    """Negative eigenvalues of a factorisation of ``A - shift``, and the norm of its error."""
+def _to_eliminate(operator: SymmetricOperator) -> Assembly | None:
+    """The parts of an operator whose c-c part is far from singular; more than n^2 neurons make it so."""
+    if not (isinstance(operator, SecondVariation) and operator.parts == BOTH and can_assemble(operator.at)):
+        return None
+    assembly = Assembly(operator.at)
+    values = torch.linalg.eigvalsh(assembly.outputs) + assembly.decay
+    return assembly if float(values[0]) > CONDITION * float(values[-1]) else None
+
+
+def _check_memory(size: int, limit: int) -> None:
+    if 16 * size * size > limit:
+        raise TooLargeError(
+            f"counts: {size:,} dimensions need {16 * size * size / 2**30:.1f} GiB; the limit is "
+            f"{limit / 2**30:.0f} GiB, about {int((limit / 16) ** 0.5):,} dimensions"
+        )
+
+
+def _negative(
+    operator: SymmetricOperator, factor: Callable[[float], tuple[int, Solve]], shift: float, seed: int
+) -> tuple[int, float]:
+    """Negative eigenvalues of a factorisation of ``L - shift``, and the norm of its defect."""
+    negative, solve = factor(shift)
+    error, _ = norm_bound(_Defect(operator, shift, solve), seed=seed, steps=NORM_STEPS)
+    return negative, error
+
+
+def _factored(matrix: Tensor, shift: float) -> tuple[int, Solve]:
     shifted = matrix.clone()
     shifted.diagonal().sub_(shift)
-    factor, pivots = torch.linalg.ldl_factor(shifted)
-    del shifted
-    error, _ = norm_bound(_Error(matrix, shift, factor, pivots), seed=seed, steps=NORM_STEPS)
-    return _inertia(factor, pivots), 2 * error  # solves see (1 - E F^-1) E, at least half of E beyond 2 |E|
+    return _ldl(shifted)
+
+
+def _eliminated(assembly: Assembly, shift: float) -> tuple[int, Solve]:
+    parts = Elimination(assembly, shift)
+    matrix = torch.empty(parts.size, parts.size, dtype=torch.float64, device=assembly.u.device).mT
+    for first, rows in parts.rest():
+        matrix[first : first + len(rows), : rows.shape[1]] = rows
+    negative, solve_rest = _ldl(matrix)
+    return parts.negative + negative, lambda block: parts.solve(block, solve_rest)
+
+
+def _ldl(matrix: Tensor) -> tuple[int, Solve]:
+    """Inertia and solves of a symmetric matrix, of which the lower triangle is read."""
+    factor, pivots = torch.linalg.ldl_factor(matrix)
+    return _inertia(factor, pivots), partial(torch.linalg.ldl_solve, factor, pivots)
 
 
 def _inertia(factor: Tensor, pivots: Tensor) -> int:

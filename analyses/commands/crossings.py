@@ -285,10 +285,10 @@ def _certified_line(found: dict[str, Any]) -> str:
     if "reason" in found:
         return f"complete counts of step {found['step']}: {found['reason']}"
     negative, positive = (_bounded(*found[name]) for name in ("negative", "positive"))
+    apart = f"{found['symmetries']} symmetries apart; " if found["symmetries"] else ""
     return (
         f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
-        f"{found['dimension']} ({found['symmetries']} symmetries apart; zero means within "
-        f"{2 * found['shift']:.1e})"
+        f"{found['dimension']} moves of the neurons ({apart}zero means within {2 * found['shift']:.1e})"
     )
 
 

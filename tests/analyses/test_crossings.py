@@ -24,6 +24,7 @@ from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
 from manifold.errors import RhoscopeError
+from spectra import plan
 from spectra.crossings import SpectralStep
 from spectra.variation import DeflatedVariation, SecondVariation
 
@@ -107,6 +108,24 @@ def test_finished_steps_are_not_computed_again(flow_run, document, monkeypatch):
     again = json.loads(call("crossings", flow_run, "--json", "--quiet").stdout)
     assert len(computed) == 2
     assert again["crossings"] == document["crossings"]
+
+
+def test_more_time_computes_only_what_had_not_converged(flow_run, tmp_path, monkeypatch):
+    given, original = [], spectral_steps.compute_record
+
+    def slow(subject, question, *, step):
+        given.append(question.max_seconds)
+        record = original(subject, question, step=step)
+        record.facts["converged"] = question.max_seconds >= 60
+        return record
+
+    monkeypatch.setattr(spectral_steps, "compute_record", slow)
+    run = Run.open(flow_run)
+    subject = subject_of(run.read(0), run.layout, run)
+    for seconds, expected in ((10, [10]), (5, [10]), (60, [10, 60]), (90, [10, 60]), (5, [10, 60])):
+        question = spectral_steps.SpectralQuestion(max_seconds=seconds)
+        spectral_steps.cached_record(subject, question, step=0, cache=tmp_path)
+        assert given == expected
 
 
 def test_brackets_shrink_with_refine_time(flow_run, document):
@@ -384,6 +403,30 @@ def test_complete_counts_at_some_steps(flow_run, document):
     text = call("crossings", flow_run, "--certify", 2, "--quiet").stdout
     assert "complete counts of step 0: " in text
     assert len(list((flow_run / "crossings_cache").glob("counts_0_*.json"))) == 1
+
+
+def test_ends_alone_with_complete_counts_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "DENSE_LIMIT", 10)
+    run = tmp_path / "run"
+    train(TrainingPlan("Z3", width=30, optimizer="flow", steps=200), run, save_every=100)
+    out, page = tmp_path / "study.nc", tmp_path / "page.html"
+    found = json.loads(call(
+        "crossings", run, "--subspace", "full", "--eigenvalues", 4, "--certify", 2, "--json", "--quiet",
+        "--out", out, "--report", page,
+    ).stdout)  # fmt: skip
+    assert not found["complete"]
+    study = read_study(out)
+    assert study.certified_step.to_numpy().tolist() == [0, 200]
+    opened = Run.open(run)
+    for place, step in ((0, 0), (2, 200)):
+        subject = subject_of(opened.read(step), opened.layout, opened)
+        values = torch.linalg.eigvalsh(SecondVariation(subject.task.linearise(subject.measure)).dense())
+        negative = int((values < -1e-9).sum())
+        low, high = study.certified_negative.sel(certified=place // 2).to_numpy()
+        assert low <= negative <= high == low + int((values.abs() <= 1e-9).sum())
+        low, high = found["count_bounds"]["negative"][place]
+        assert low <= negative <= high
+    assert "All signs were counted at 2 of the steps" in page.read_text()
 
 
 def test_a_set_of_potentials_spans_a_smaller_space(flow_run, document):
