@@ -11,7 +11,7 @@ from analyses.checkpoints import Checkpoint
 from analyses.lifts import Lift, lift_frequencies
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
-from manifold.errors import InputError, NotConvergedError, RhoscopeError
+from manifold.errors import InputError, RhoscopeError
 from manifold.euclidean import check_integrable
 from manifold.expressions import parse_monomials
 from manifold.faces import Face, FaceFit, exposed_face, fit_anywhere, fit_on_face
@@ -191,18 +191,9 @@ def analyse_lift(
             fit = fit_anywhere(family, moments, initial=initial, progress=progress)
         else:
             fit = fit_by_sampling(
-                lift.space,
-                lift.monomials,
-                moments,
-                seed=seed,
-                tol=SPHERE_TOLERANCE,
-                doublings=5,
-                report=progress,
+                lift.space, lift.monomials, moments, seed=seed, tol=SPHERE_TOLERANCE, report=progress
             )
         document |= describe(fit, lift.space, lift.monomials)
-    except NotConvergedError as error:
-        fit = None
-        document |= _unfitted(lift, moments, str(error))
     except RhoscopeError as error:
         fit = None
         document |= _unfitted(lift, moments, str(error))
