@@ -35,7 +35,7 @@ def ladder_ratio(energies: np.ndarray, steps: np.ndarray) -> tuple[float, np.nda
 
 
 def _bridge(low: np.ndarray, high: np.ndarray) -> float:
-    """``log Z(high) - log Z(low)``, high and low in beta, from log density ratios (Bennett's acceptance ratio)."""
+    """``log Z(high) - log Z(low)`` (in beta) from log density ratios (Bennett's method)."""
     ratio = 0.0
     for _ in range(60):
         up = np.logaddexp.reduce(-np.logaddexp(0, ratio - low), axis=None)
