@@ -263,8 +263,8 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
     document["entropy_bias"] = float(np.mean(values))
     document["entropy_bias_error"] = float(np.std(values, ddof=1) / math.sqrt(replicates))
     document["entropy_gap"] = fit.entropy - (found.value - document["entropy_bias"])
-    # One data set of this size scatters by this much around its expectation, even without any gap.
-    document["entropy_gap_error"] = float(np.std(values, ddof=1))
+    # How much one data set of this size scatters: under the model, or by its own terms if that is more.
+    document["entropy_gap_error"] = max(float(np.std(values, ddof=1)), found.standard_error)
     return document
 
 

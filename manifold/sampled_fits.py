@@ -13,6 +13,7 @@ from manifold.sampling import RHAT_LIMIT, Samples, TemperedSampler
 from manifold.spaces import Space
 
 UNTEMPERED = 4  # chains at beta = 1 per column of the ladder
+FAR = 0.15  # standard deviations within which moments are linear in lambda
 STUCK = 1.5  # a split R-hat that longer runs of the same chains will not mend
 
 
@@ -190,7 +191,7 @@ def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
 def _approach(
     sampler: TemperedSampler, moments: np.ndarray, rounds: int, sweeps: int, tell: Callable
 ) -> np.ndarray:
-    """Damped natural-gradient steps with fresh chains until the Monte-Carlo noise hides the residual.
+    """Damped natural-gradient steps with fresh chains, longer ones as their noise hides the residual.
 
     The dual is convex, so along a step its slope, the residual in that direction, can only fall: a step
     on which it turns round by more than half is shortened. Moments jump where modes compete; that keeps
@@ -201,7 +202,7 @@ def _approach(
     )
     uniform = uniform.cpu().numpy()
     mean, covariance, effective = uniform.mean(0), np.atleast_2d(np.cov(uniform.T)), len(uniform)
-    lam, gain = np.zeros(len(moments)), np.inf
+    lam, gain, length = np.zeros(len(moments)), np.inf, sweeps
     for step in range(rounds):
         residual = moments - mean
         move = np.linalg.solve(covariance + 1e-9 * np.diag(np.diag(covariance)), residual)
@@ -209,14 +210,17 @@ def _approach(
         size = float(np.sqrt(max(slope, 0)))
         tell(step + 1, f"natural gradient, residual {size:.2g} standard deviations")
         gain = min(1.0, 1.5 / max(size, 1e-300), 2 * gain)
-        if size < max(0.4, 3 * np.sqrt(len(moments) / effective)) or gain < 1e-3:
+        noise = np.sqrt(len(moments) / effective)
+        if (size < 0.4 and noise < FAR) or gain < 1e-3:
             lam = lam + gain * move
             break
+        if size < 4 * noise:
+            length = min(2 * length, 32 * sweeps)
         while True:
             sampler.prepare(lam + gain * move)
-            found = sampler.run(lam + gain * move, sweeps=sweeps, warmup=sweeps)
-            noise = 3 * float(np.linalg.norm(move * found.standard_error))
-            if (moments - found.mean) @ move > -0.5 * slope - noise or gain < 1e-3:
+            found = sampler.run(lam + gain * move, sweeps=length, warmup=sweeps)
+            slack = 3 * float(np.linalg.norm(move * found.standard_error))
+            if (moments - found.mean) @ move > -0.5 * slope - slack or gain < 1e-3:
                 break
             gain /= 2
         lam = lam + gain * move
@@ -228,10 +232,9 @@ def _approach(
 class _Pool:
     """Estimates ``lambda + Cov^{-1} (rho - E r)`` of several runs, averaged by their length.
 
-    Runs that started too far away for the linear step (`FAR` standard deviations) are forgotten.
+    Runs that started too far away for the linear step (`FAR` standard deviations) are forgotten, and no step
+    is longer than three times that.
     """
-
-    FAR = 0.15
 
     def __init__(self, moments: np.ndarray):
         self.moments = moments
@@ -241,8 +244,10 @@ class _Pool:
     def add(self, lam: np.ndarray, samples: Samples) -> None:
         residual = self.moments - samples.mean
         move = np.linalg.solve(samples.covariance, residual)
-        if residual @ move > self.FAR**2 + 4 * len(lam) / samples.effective.min():
+        size = float(np.sqrt(max(residual @ move, 0)))
+        if size**2 > FAR**2 + 4 * len(lam) / samples.effective.min():
             self.weight = 0.0
+        move = move * min(1.0, 3 * FAR / max(size, 1e-300))
         new, total = float(samples.sweeps), self.weight + samples.sweeps
         self.lam = (self.weight * self.lam + new * (lam + move)) / total
         self.variance = (self.weight**2 * self.variance + new**2 * samples.standard_error**2) / total**2
