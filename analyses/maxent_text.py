@@ -62,7 +62,8 @@ def summary_of_fits(document: dict[str, Any]) -> str:
     for fit in document["fits"]:
         lam = fit["lambda"]
         size = None if lam is None or any(v is None for v in lam) else sum(v * v for v in lam) ** 0.5
-        singular = {True: "yes", False: "no", None: "too few neurons"}[fit.get("singular")]
+        words = {True: "yes", False: "no", None: "too few neurons", "-": "-"}
+        singular = words[fit.get("singular", "-")]
         lines.append(
             f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['effective_neurons']:>8.1f} "
             f"{fit['boundary_ratio']:>9.5f} {_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
