@@ -11,7 +11,7 @@ from analyses.checkpoints import Checkpoint
 from analyses.lifts import Lift, lift_frequencies
 from analyses.studies import Progress, silent
 from manifold.entropy import intrinsic_dimension, kozachenko_leonenko
-from manifold.errors import InputError, NotConvergedError, RhoscopeError
+from manifold.errors import InputError, RhoscopeError
 from manifold.euclidean import check_integrable
 from manifold.expressions import parse_monomials
 from manifold.faces import Face, FaceFit, exposed_face, fit_anywhere, fit_on_face
@@ -191,18 +191,9 @@ def analyse_lift(
             fit = fit_anywhere(family, moments, initial=initial, progress=progress)
         else:
             fit = fit_by_sampling(
-                lift.space,
-                lift.monomials,
-                moments,
-                seed=seed,
-                tol=SPHERE_TOLERANCE,
-                doublings=5,
-                report=progress,
+                lift.space, lift.monomials, moments, seed=seed, tol=SPHERE_TOLERANCE, report=progress
             )
         document |= describe(fit, lift.space, lift.monomials)
-    except NotConvergedError as error:
-        fit = None
-        document |= _unfitted(lift, moments, str(error))
     except RhoscopeError as error:
         fit = None
         document |= _unfitted(lift, moments, str(error))
@@ -272,8 +263,8 @@ def _entropies(lift: Lift, fit: Any, seed: int, replicates: int) -> dict[str, An
     document["entropy_bias"] = float(np.mean(values))
     document["entropy_bias_error"] = float(np.std(values, ddof=1) / math.sqrt(replicates))
     document["entropy_gap"] = fit.entropy - (found.value - document["entropy_bias"])
-    # One data set of this size scatters by this much around its expectation, even without any gap.
-    document["entropy_gap_error"] = float(np.std(values, ddof=1))
+    # How much one data set of this size scatters: under the model, or by its own terms if that is more.
+    document["entropy_gap_error"] = max(float(np.std(values, ddof=1)), found.standard_error)
     return document
 
 

@@ -53,7 +53,8 @@ def to_dataset(document: dict[str, Any]) -> xr.Dataset:
         "moment_error": "uniform standard deviations", "condition": "1", "fisher_rank": "1",
         "boundary_ratio": "1",
         "empirical_entropy": "nats, Kozachenko-Leonenko, bias not removed", "entropy_bias": "nats",
-        "entropy_gap": "nats, bias removed", "mass": "1", "intrinsic_dimension": "1",
+        "entropy_gap": "nats, bias removed", "entropy_gap_error": "nats, scatter of one sample",
+        "mass": "1", "intrinsic_dimension": "1",
     }  # fmt: skip
     for key, unit in units.items():
         if key in fits[0]:

@@ -48,7 +48,8 @@ def frequency_figure(study: xr.Dataset) -> Figure:
     known = "entropy_bias" in study and bool(study["entropy_bias"].notnull().all())
     empirical = study["empirical_entropy"] - (study["entropy_bias"] if known else 0)
     label = "neurons $h(\\mu)$, bias " + ("removed" if known else "not removed")
-    left.plot(places, empirical, "s", mfc="white", color=ORANGE, label=label)
+    error = study["entropy_gap_error"] if known and "entropy_gap_error" in study else None
+    left.errorbar(places, empirical, error, fmt="s", mfc="white", color=ORANGE, lw=1, capsize=2, label=label)
     left.set_ylabel("entropy [nats, uniform = 0]")
     low, high = left.get_ylim()
     left.set_ylim(low, max(high, 0) + 0.28 * (max(high, 0) - low))
@@ -56,7 +57,10 @@ def frequency_figure(study: xr.Dataset) -> Figure:
     distance = 1 - study["boundary_ratio"].values
     middle.plot(places, distance, "o", color=BLUE)
     middle.set_yscale("log")
-    middle.set_ylim(distance.min() / 4, min(1.5, distance.max() * 4))
+    middle.set_ylim(
+        10 ** np.floor(np.log10(distance.min()) - 0.1), 10 ** np.ceil(np.log10(distance.max()) + 0.1)
+    )
+    middle.minorticks_off()
     middle.set_ylabel(r"distance to the face, $1-\rho/h$")
     size = np.sqrt((study["lambda"] ** 2).sum("monomial"))
     right.bar(places, size, color=ORANGE, width=0.6)

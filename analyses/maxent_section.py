@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import xarray as xr
@@ -10,7 +11,7 @@ from markupsafe import Markup
 from analyses.figures import STYLE
 from analyses.maxent_figures import maxent_figures
 from analyses.maxent_text import GLOSSARY
-from analyses.sections import Fact, Picture, Section, document_of, measured, scientific
+from analyses.sections import Fact, Picture, Section, document_of, scientific
 
 CAPTIONS = {
     "entropies": "Left: entropy of the maximum-entropy measure with the network's symbols, and of "
@@ -82,7 +83,17 @@ def _network(document: dict[str, Any]) -> list[str]:
             f"The symbols reach up to {100 * top:.2f} % of the largest value that any measure can have "
             f"(100 %: on the face). Effectively {min(heavy):.1f} to {max(heavy):.1f} neurons carry each one."
         )
-    return [*story, *GLOSSARY.values()]
+        if any(_constant_on_face(f) for f in fits):
+            story.append(
+                "On the face itself these symbols are constant: the least committed measure there is uniform "
+                "on the two-torus, and where the neurons sit on it says nothing about these symbols."
+            )
+    return [*story, *(re.sub(r"\bmu\b", "μ", text) for text in GLOSSARY.values())]
+
+
+def _constant_on_face(fit: dict[str, Any]) -> bool:
+    near = fit.get("near_face")
+    return near is not None and near.get("free") == []
 
 
 def _fit_facts(fits: list[dict[str, Any]]) -> list[Fact]:
@@ -93,11 +104,13 @@ def _fit_facts(fits: list[dict[str, Any]]) -> list[Fact]:
             facts.append(Fact(name, "not fitted", fit["reason"]))
             continue
         gap, error = fit.get("entropy_gap"), fit.get("entropy_gap_error")
-        told = "–" if gap is None else scientific(gap) if error is None else measured(gap, error)
+        told = "not measured" if gap is None else f"{gap:.2f}" + ("" if error is None else f" ± {error:.2f}")
+        singular = {True: "yes", False: "no", None: "too few neurons"}[fit["singular"]] if fit["k"] else "-"
         facts.append(
             Fact(
-                name, f"entropy {scientific(fit['entropy'])} nats",
-                f"gap {told} nats; rho/h {fit['boundary_ratio']:.6f}; family of dimension {fit['dimension']}",
+                name, f"entropy {fit['entropy']:.2f} nats" if fit["face"] is None else "on a face",
+                f"gap {told} nats; ρ/h {fit['boundary_ratio']:.5f}; dimension {fit['dimension']}; "
+                f"singular: {singular}",
             )
         )  # fmt: skip
     return facts

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 GLOSSARY = {
+    "n_eff": "n_eff is 1 / (sum of squared weights): so many neurons of equal weight would say as much. "
+    "rho/h is the share of the largest moment that any measure can have; it is 1 on the face.",
     "entropy": "Entropy is counted against the uniform measure: 0 is total ignorance, each lost nat divides "
     "the effective volume by e.",
     "gap": "The entropy gap is h(mu*) - h(mu) = KL(mu || mu*): what the network knows beyond these symbols. "
-    "It is never negative: a negative estimate is the scatter of few neurons.",
+    "It is never negative; an estimate below twice its error, negative ones too, only says that so few "
+    "neurons do not resolve it.",
     "singular": "Singular: the neurons fill a set of lower dimension than the space, so their true entropy "
     "is minus infinity and the finite gap only measures it at the resolution of the sample.",
     "face": "Face: moments on the boundary of what any measure can have force all mass onto the set where "
@@ -24,6 +27,11 @@ def _number(value: Any, form: str = ".6g") -> str:
 def _gap(fit: dict[str, Any]) -> str:
     error = fit.get("entropy_gap_error")
     return _number(fit.get("entropy_gap"), ".3f") + ("" if error is None else f" +- {error:.2f}")
+
+
+def _empirical(fit: dict[str, Any]) -> float | None:
+    """Entropy of the neurons, without the estimator's bias where that is known."""
+    return None if fit.get("entropy_gap") is None else fit["entropy"] - fit["entropy_gap"]
 
 
 def summary_of_moments(document: dict[str, Any]) -> str:
@@ -48,21 +56,22 @@ def summary_of_moments(document: dict[str, Any]) -> str:
 
 def summary_of_fits(document: dict[str, Any]) -> str:
     """A table for the terminal about the frequencies of a network."""
-    head = (f"{'frequency':>10} {'neurons':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} "
+    head = (f"{'frequency':>10} {'n_eff':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} "
             f"{'empirical':>10} {'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
     lines = [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
     for fit in document["fits"]:
         lam = fit["lambda"]
         size = None if lam is None or any(v is None for v in lam) else sum(v * v for v in lam) ** 0.5
-        singular = {True: "yes", False: "no", None: "too few neurons"}[fit.get("singular")]
+        words = {True: "yes", False: "no", None: "too few neurons", "-": "-"}
+        singular = words[fit.get("singular", "-")]
         lines.append(
-            f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['neurons']:>8} "
+            f"{'x'.join(map(str, fit['k'])) or 'all':>10} {fit['effective_neurons']:>8.1f} "
             f"{fit['boundary_ratio']:>9.5f} {_number(size, '.5g'):>10} {_number(fit['entropy'], '.3f'):>9} "
-            f"{_number(fit.get('empirical_entropy'), '.3f'):>10} {_gap(fit):>14} "
+            f"{_number(_empirical(fit), '.3f'):>10} {_gap(fit):>14} "
             f"{_number(fit['dimension'], 'd'):>5} "
             f"{_number(fit.get('intrinsic_dimension'), '.2f'):>6} {singular}"
         )
         if not fit["converged"]:
             lines.append(f"           not fitted: {fit['reason']}")
-    lines += ["", *(GLOSSARY[key] for key in ("entropy", "gap", "singular", "face", "dimension"))]
+    lines += ["", *GLOSSARY.values()]
     return "\n".join(lines)

@@ -27,12 +27,15 @@ class EntropyEstimate:
         Points left after duplicates were merged.
     effective : float
         ``1 / sum w^2``: how many equal weights would be as informative.
+    standard_error : float
+        Scatter of this sample, ``sqrt(sum w_j^2 (term_j - value)^2)``; NaN without a value.
     """
 
     value: float
     neighbours: int
     distinct: int
     effective: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def kozachenko_leonenko(
     effective = float(1 / (weights**2).sum())
     k = neighbours or (1 if effective < 1000 else 4)
     if len(points) < k + 2 or effective < k + 1.5:
-        return EntropyEstimate(-math.inf, k, len(points), effective)
+        return EntropyEstimate(-math.inf, k, len(points), effective, math.nan)
     table = distances(space, points)
     np.fill_diagonal(table, np.inf)
     order = np.argsort(table, axis=1)[:, :-1]
@@ -142,7 +145,9 @@ def kozachenko_leonenko(
     mass = np.take_along_axis(enclosed, reach, 1)[:, 0]
     with np.errstate(divide="ignore"):
         local = np.log(ball_share(space, radius)) - digamma(k) + math.log(k) - np.log(mass / (1 - weights))
-    return EntropyEstimate(float(weights @ local), k, len(points), effective)
+    value = float(weights @ local)
+    error = float(np.sqrt((weights**2) @ (local - value) ** 2))
+    return EntropyEstimate(value, k, len(points), effective, error)
 
 
 def intrinsic_dimension(

@@ -12,6 +12,10 @@ from manifold.monomials import Monomials
 from manifold.sampling import RHAT_LIMIT, Samples, TemperedSampler
 from manifold.spaces import Space
 
+UNTEMPERED = 4  # chains at beta = 1 per column of the ladder
+FAR = 0.15  # standard deviations within which moments are linear in lambda
+STUCK = 1.5  # a split R-hat that longer runs of the same chains will not mend
+
 
 @dataclass(frozen=True, eq=False)
 class SampledFit:
@@ -45,10 +49,13 @@ class SampledFit:
 
 def fit_by_sampling(
     space: Space, monomials: Monomials, moments: np.ndarray, *, columns: int = 64, seed: int = 0,
-    rounds: int = 24, sweeps: int = 12, doublings: int = 7, tol: float = 0.02, device: str = "cpu",
+    rounds: int = 24, sweeps: int = 12, doublings: int = 8, tol: float = 0.02, device: str = "cpu",
     report: Callable | None = None,
 ) -> SampledFit:  # fmt: skip
     """Natural gradient with tempered chains, then averaged iterates with persistent ones.
+
+    The averaging runs chains at ``beta = 1`` alone where these mix on their own and a tempered run agrees
+    with them, otherwise tempered columns.
 
     Parameters
     ----------
@@ -83,31 +90,80 @@ def fit_by_sampling(
         raise InputError(f"moments: expected {len(monomials)} finite numbers, got {moments.tolist()}")
     sampler = TemperedSampler(space, monomials, columns=columns, seed=seed, device=device)
     _check_independent(sampler, monomials)
-    tell = report or (lambda done, total, message: None)
-    lam = _approach(sampler, moments, rounds, sweeps, lambda step, text: tell(step, rounds + doublings, text))
-    pool, length = _Pool(moments), 4 * sweeps
-    for attempt in range(doublings):
-        samples = sampler.run(lam, sweeps=length, warmup=0 if attempt else 4 * sweeps)
-        pool.add(lam, samples)
-        fit = pool.fit(lam, samples)
-        tell(
-            rounds + 1 + attempt, rounds + doublings,
-            f"moments within {fit.moment_error:.3f} standard deviations, R-hat {samples.rhat.max():.3f}",
-        )  # fmt: skip
-        if samples.converged and fit.moment_error < tol:
-            return fit
-        lam = pool.lam
-        missing = pool.weight * (1.15 * (fit.moment_error / tol) ** 2 - 1)  # errors fall with the root
-        length = int(np.clip(missing, length // 4, 2 * length)) if samples.converged else 2 * length
+    steps = rounds + 2 * doublings
+
+    def tell(step: int, message: str) -> None:
+        if report is not None:
+            report(step, steps, message)
+
+    lam = _approach(sampler, moments, rounds, sweeps, tell)
+    sampler.prepare(lam, particles=UNTEMPERED * columns)
+    average = _Averaging(moments, tol, doublings, tell)
+    fit = average.run(sampler.untempered(UNTEMPERED * columns), lam, 6 * sweeps, rounds, patience=3)
+    if fit.samples.converged:
+        ladder = sampler.run(fit.lam, sweeps=8 * sweeps, warmup=4 * sweeps)
+        fit = replace(fit, samples=_joined(fit.samples, ladder)) if _agree(fit, ladder) else None
+    if fit is None or not fit.samples.converged:
+        fit = average.run(sampler, lam, 4 * sweeps, rounds + doublings, patience=doublings)
+    samples = fit.samples
     if not samples.converged:
         worst = int(samples.rhat.argmax())
         raise NotConvergedError(
             f"sampler: chains do not mix, split R-hat of {monomials.names[worst]} is "
             f"{samples.rhat[worst]:.3f} (limit {RHAT_LIMIT}); modes compete: raise the sweeps", fit
         )  # fmt: skip
+    if fit.moment_error < tol:
+        return fit
     raise NotConvergedError(
         f"sampler: moments known to {fit.moment_error:.3f} standard deviations only (aim {tol})", fit
     )
+
+
+@dataclass(frozen=True)
+class _Averaging:
+    """Persistent chains at the averaged lambda, until every monomial mixes and the aimed error is met."""
+
+    moments: np.ndarray
+    tol: float
+    doublings: int
+    tell: Callable
+
+    def run(
+        self, sampler: TemperedSampler, lam: np.ndarray, length: int, done: int, *, patience: int
+    ) -> SampledFit:
+        """At most ``doublings`` runs, each up to twice as long; ``patience`` of them without mixing."""
+        pool = _Pool(self.moments)
+        for attempt in range(self.doublings):
+            samples = sampler.run(lam, sweeps=length, warmup=0 if attempt else length)
+            pool.add(lam, samples)
+            fit = pool.fit(lam, samples)
+            self.tell(
+                done + 1 + attempt,
+                f"moments within {fit.moment_error:.3f} standard deviations, R-hat {samples.rhat.max():.3f}",
+            )
+            met = samples.converged and fit.moment_error < self.tol
+            stuck = attempt + 1 >= patience or samples.rhat.max() > STUCK
+            if met or (patience < self.doublings and stuck and not samples.converged):
+                break
+            lam = pool.lam
+            missing = pool.weight * (1.15 * (fit.moment_error / self.tol) ** 2 - 1)  # errors fall as roots
+            length = int(np.clip(missing, length, 2 * length)) if samples.converged else 2 * length
+        return fit
+
+
+def _agree(fit: SampledFit, ladder: Samples) -> bool:
+    """Whether tempered chains, which travel between modes, find the moments that the others match."""
+    deviation = np.sqrt(np.diag(fit.samples.covariance))
+    error = np.hypot(ladder.standard_error, fit.moment_error / 3 * deviation)
+    return bool((np.abs(ladder.mean - fit.moments) < 4.5 * error).all())
+
+
+def _joined(samples: Samples, ladder: Samples) -> Samples:
+    """Moments of chains without ladder, log-partition of the ladder at the same lambda."""
+    return replace(
+        samples, log_partition=ladder.log_partition, log_partition_error=ladder.log_partition_error,
+        betas=ladder.betas, swap_rate=ladder.swap_rate,
+    )  # fmt: skip
 
 
 def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
@@ -135,34 +191,39 @@ def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
 def _approach(
     sampler: TemperedSampler, moments: np.ndarray, rounds: int, sweeps: int, tell: Callable
 ) -> np.ndarray:
-    """Damped natural-gradient steps with fresh chains until the Monte-Carlo noise hides the residual.
+    """Damped natural-gradient steps with fresh chains, longer ones as their noise hides the residual.
 
-    A step that raises the dual ``log Z(lambda) - lambda . rho`` by more than its error is halved: moments
-    can jump where modes compete.
+    The dual is convex, so along a step its slope, the residual in that direction, can only fall: a step
+    on which it turns round by more than half is shortened. Moments jump where modes compete; that keeps
+    lambda on the side where all of them are seen.
     """
     uniform = sampler.form.values(
         sampler.space.uniform(20000, generator=sampler.generator).to(sampler.device)
     )
     uniform = uniform.cpu().numpy()
     mean, covariance, effective = uniform.mean(0), np.atleast_2d(np.cov(uniform.T)), len(uniform)
-    lam, dual, gain = np.zeros(len(moments)), 0.0, np.inf
+    lam, gain, length = np.zeros(len(moments)), np.inf, sweeps
     for step in range(rounds):
         residual = moments - mean
         move = np.linalg.solve(covariance + 1e-9 * np.diag(np.diag(covariance)), residual)
-        size = float(np.sqrt(max(residual @ move, 0)))
+        slope = float(residual @ move)
+        size = float(np.sqrt(max(slope, 0)))
         tell(step + 1, f"natural gradient, residual {size:.2g} standard deviations")
         gain = min(1.0, 1.5 / max(size, 1e-300), 2 * gain)
-        if size < max(0.4, 2 * np.sqrt(len(moments) / effective)) or gain < 1e-3:
+        noise = np.sqrt(len(moments) / effective)
+        if (size < 0.4 and noise < FAR) or gain < 1e-3:
             lam = lam + gain * move
             break
+        if size < 4 * noise:
+            length = min(2 * length, 32 * sweeps)
         while True:
             sampler.prepare(lam + gain * move)
-            found = sampler.run(lam + gain * move, sweeps=sweeps, warmup=sweeps)
-            value = found.log_partition - float((lam + gain * move) @ moments)
-            if value < dual + 3 * found.log_partition_error or gain < 1e-3:
+            found = sampler.run(lam + gain * move, sweeps=length, warmup=sweeps)
+            slack = 3 * float(np.linalg.norm(move * found.standard_error))
+            if (moments - found.mean) @ move > -0.5 * slope - slack or gain < 1e-3:
                 break
             gain /= 2
-        lam, dual = lam + gain * move, value
+        lam = lam + gain * move
         mean, covariance, effective = found.mean, found.covariance, found.effective.min()
     sampler.prepare(lam)
     return lam
@@ -171,10 +232,9 @@ def _approach(
 class _Pool:
     """Estimates ``lambda + Cov^{-1} (rho - E r)`` of several runs, averaged by their length.
 
-    Runs that started too far away for the linear step (`FAR` standard deviations) are forgotten.
+    Runs that started too far away for the linear step (`FAR` standard deviations) are forgotten, and no step
+    is longer than three times that.
     """
-
-    FAR = 0.15
 
     def __init__(self, moments: np.ndarray):
         self.moments = moments
@@ -184,8 +244,10 @@ class _Pool:
     def add(self, lam: np.ndarray, samples: Samples) -> None:
         residual = self.moments - samples.mean
         move = np.linalg.solve(samples.covariance, residual)
-        if residual @ move > self.FAR**2 + 4 * len(lam) / samples.effective.min():
+        size = float(np.sqrt(max(residual @ move, 0)))
+        if size**2 > FAR**2 + 4 * len(lam) / samples.effective.min():
             self.weight = 0.0
+        move = move * min(1.0, 3 * FAR / max(size, 1e-300))
         new, total = float(samples.sweeps), self.weight + samples.sweeps
         self.lam = (self.weight * self.lam + new * (lam + move)) / total
         self.variance = (self.weight**2 * self.variance + new**2 * samples.standard_error**2) / total**2

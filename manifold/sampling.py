@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifold.bridge import ladder_ratio
 from manifold.errors import InputError, NotConvergedError
 from manifold.linear_forms import LinearForm
 from manifold.monomials import Monomials
@@ -36,8 +37,9 @@ class Samples:
         ``E r`` and its Monte-Carlo error (spread of independent columns).
     covariance : ndarray, shape (m, m)
     log_partition, log_partition_error : float
-        ``log integral exp(lambda . r) d(uniform)`` by bridge sampling along the ladder; error by a
-        jackknife over columns.
+        ``log integral exp(lambda . r) d(uniform)`` by bridge sampling along the ladder; the error
+        adds the spread of independent columns and the drift between the halves of the run (on the safe side:
+        twice the error holds at least 95 % of runs).
     rhat, effective : ndarray, shape (m,)
         Split R-hat and effective sample size of every monomial.
     betas : ndarray
@@ -102,7 +104,7 @@ class TemperedSampler:
         self.form = LinearForm(monomials, device=device)
         self.device = device
         self.betas = torch.zeros(0, dtype=torch.float64)
-        self.points = torch.zeros(0)
+        self.points = self.cloud = torch.zeros(0)
         self.log_step = torch.zeros(0)
         self.acceptance = 1.0
         self.leaps = MOST_LEAPS // 2
@@ -157,7 +159,22 @@ class TemperedSampler:
         end, moved = self.space.geodesic(position, velocity * step, 1.0)
         return end, self.space.tangent(end, moved) / step
 
-    def prepare(self, lam: np.ndarray, *, overlap: float = 0.45, most: int = 64) -> None:
+    def untempered(self, columns: int) -> TemperedSampler:
+        """Chains at ``beta = 1`` only, continuing from the last points of this sampler (repeated if needed).
+
+        All work goes into the chains that count. Right where these mix on their own, which split R-hat tells;
+        they know no log-partition.
+        """
+        other = TemperedSampler(self.space, self.monomials, columns=columns, device=self.device)
+        other.generator = self.generator
+        other.betas, other.log_step = self.betas[-1:], self.log_step[-1:].clone()
+        repeats = -(-columns // self.cloud.shape[0])
+        other.points = self.cloud.repeat(repeats, 1)[None, :columns].clone()
+        return other
+
+    def prepare(
+        self, lam: np.ndarray, *, overlap: float = 0.45, most: int = 64, particles: int = 256
+    ) -> None:
         """Build the ladder by annealing from the uniform measure: neighbours overlap by about ``overlap``.
 
         Raises
@@ -166,7 +183,7 @@ class TemperedSampler:
             If more than ``most`` temperatures would be needed.
         """
         lam_t = torch.as_tensor(lam, dtype=torch.float64, device=self.device)
-        count = max(256, self.columns)
+        count = max(particles, self.columns)
         points = self.space.uniform(count, generator=self.generator).to(self.device)
         log_step = torch.full((count,), -1.0, dtype=torch.float64, device=self.device)
         betas, clouds, steps = [0.0], [points], [log_step[:1]]
@@ -194,6 +211,7 @@ class TemperedSampler:
             c[torch.randperm(count, generator=self.generator)[: self.columns].to(self.device)] for c in clouds
         ]
         self.points = torch.stack(picks)  # (temperatures, columns, ambient)
+        self.cloud = points
 
     def run(
         self, lam: np.ndarray, *, sweeps: int, warmup: int = 0, report: Callable | None = None
@@ -230,7 +248,8 @@ class TemperedSampler:
                 leaps=MOST_LEAPS if tuning else self.leaps, trace=jumps.see if tuning else None,
             )  # fmt: skip
             self.points = flat.reshape(self.points.shape)
-            self.points[0] = self.space.uniform(self.columns, generator=self.generator).to(self.device)
+            if self.betas[0] == 0:
+                self.points[0] = self.space.uniform(self.columns, generator=self.generator).to(self.device)
             flat = self.points.reshape(flat.shape)
             rate = accepted.reshape(temperatures, self.columns).mean(1)
             if tuning:
@@ -272,7 +291,8 @@ class TemperedSampler:
         error = per_column.std(0, ddof=1) / np.sqrt(columns)
         rhat = split_rhat(records)
         effective = np.minimum(np.diag(covariance) / np.maximum(error**2, 1e-300), len(flat))
-        log_z, log_z_error = self._log_partition(energies)
+        ladder = len(self.betas) > 1
+        log_z, log_z_error = self._log_partition(energies) if ladder else (np.nan, np.nan)
         return Samples(
             self.points[-1].cpu().numpy().copy(), mean, error, covariance, log_z, log_z_error, rhat,
             effective, self.betas.cpu().numpy(), swaps[:, 0] / np.maximum(swaps[:, 1], 1),
@@ -280,19 +300,17 @@ class TemperedSampler:
         )  # fmt: skip
 
     def _log_partition(self, energies: np.ndarray) -> tuple[float, float]:
-        """Bridge sampling between neighbours; jackknife over columns for the error."""
-        betas, columns = self.betas.cpu().numpy(), energies.shape[2]
-        groups = np.array_split(np.arange(columns), min(24, columns))
-        steps = np.diff(betas)
+        """Bridge sampling between neighbours; the error adds column spread and drift in squares.
 
-        def chain(keep: np.ndarray) -> float:
-            pairs = zip(range(len(steps)), steps, strict=True)
-            return sum(_bridge(energies[:, r, keep], energies[:, r + 1, keep], step) for r, step in pairs)
-
-        total = chain(np.arange(columns))
-        partial = np.array([chain(np.setdiff1d(np.arange(columns), g)) for g in groups])
-        n = len(groups)
-        return float(total), float(np.sqrt((n - 1) / n * ((partial - partial.mean()) ** 2).sum()))
+        The spread of the columns is blind to what they share (they all descend from one annealed cloud), the
+        disagreement of the two halves of the run is not.
+        """
+        steps, half = np.diff(self.betas.cpu().numpy()), len(energies) // 2
+        total, influence = ladder_ratio(energies, steps)
+        columns = len(influence)
+        spread = np.sqrt(columns / (columns - 1) * (influence**2).sum())
+        drift = (ladder_ratio(energies[:half], steps)[0] - ladder_ratio(energies[half:], steps)[0]) / 2
+        return total, float(np.hypot(spread, drift))
 
 
 class _Jumps:
@@ -343,20 +361,6 @@ def _next_beta(energy: Tensor, beta: float, overlap: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) >= overlap else (low, middle)
     return min(1.0, beta + max(low, 1e-6))
-
-
-def _bridge(cold: np.ndarray, hot: np.ndarray, step: float) -> float:
-    """``log Z(beta + step) - log Z(beta)`` from energies at both (Bennett's acceptance ratio)."""
-    forward, backward = step * cold.ravel(), -step * hot.ravel()
-    ratio = 0.0
-    for _ in range(60):
-        up = np.logaddexp.reduce(-np.logaddexp(0, ratio - forward))
-        down = np.logaddexp.reduce(-np.logaddexp(0, -ratio - backward))
-        change = up - down
-        ratio += change
-        if abs(change) < 1e-12:
-            break
-    return ratio
 
 
 def split_rhat(records: np.ndarray) -> np.ndarray:

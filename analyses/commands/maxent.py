@@ -229,7 +229,8 @@ def _of_path(
             for lift in (x for x in lifts if x.k in chosen_k):
                 done = len(trajectory) * len(chosen_k) + len(found)
                 progress(done, len(steps) * len(chosen_k), f"step {current}, frequency {lift.k}")
-                found.append(analyse_lift(lift, seed=seed, replicates=0 if all_steps else 6))
+                alone = {"progress": progress} if len(chosen_k) == len(steps) == 1 else {}
+                found.append(analyse_lift(lift, seed=seed, replicates=0 if all_steps else 6, **alone))
             trajectory.append({"step": current, "fits": found})
     trajectory.reverse()
     fits = trajectory[-1]["fits"]

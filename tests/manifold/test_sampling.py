@@ -154,7 +154,7 @@ def test_simulation_based_calibration():
         # 2.04 standard errors of 32 columns hold 95 % (Student)
         covered += int((np.abs(found.mean - exact) < 2.04 * found.standard_error).sum())
         asked += len(exact)
-        log_z += abs(found.log_partition - value) < 2.04 * found.log_partition_error
+        log_z += abs(found.log_partition - value) < 2 * found.log_partition_error
         if seed % 3:
             ranks.append((found.points @ axis < exact_height(kappa, dimension, rng)).mean())
     ranks = np.array(ranks)
@@ -162,4 +162,4 @@ def test_simulation_based_calibration():
           f"{kstest(ranks + rng.uniform(-1, 1, len(ranks)) / 64, 'uniform').pvalue:.2f}")  # fmt: skip
     assert kstest(ranks + rng.uniform(-1, 1, len(ranks)) / 64, "uniform").pvalue > 0.01
     assert 0.92 < covered / asked < 0.98
-    assert log_z >= 45  # 95 % of 50, less 1.6 of its standard deviations
+    assert log_z >= 48  # at least 95 %
