@@ -99,18 +99,21 @@ def _constant_on_face(fit: dict[str, Any]) -> bool:
 def _fit_facts(fits: list[dict[str, Any]]) -> list[Fact]:
     facts = []
     for fit in fits:
-        name = "frequency " + ("x".join(map(str, fit["k"])) or "all together")
+        name = "frequency " + "x".join(map(str, fit["k"])) if fit["k"] else "all frequencies together"
         if not fit["converged"]:
             facts.append(Fact(name, "not fitted", fit["reason"]))
             continue
-        gap, error = fit.get("entropy_gap"), fit.get("entropy_gap_error")
-        told = "not measured" if gap is None else f"{gap:.2f}" + ("" if error is None else f" ± {error:.2f}")
-        singular = {True: "yes", False: "no", None: "too few neurons"}[fit["singular"]] if fit["k"] else "-"
-        facts.append(
-            Fact(
-                name, f"entropy {fit['entropy']:.2f} nats" if fit["face"] is None else "on a face",
-                f"gap {told} nats; ρ/h {fit['boundary_ratio']:.5f}; dimension {fit['dimension']}; "
-                f"singular: {singular}",
-            )
-        )  # fmt: skip
+        value = f"entropy {fit['entropy']:.2f} nats" if fit["face"] is None else "on a face"
+        parts = [_gap(fit), f"ρ/h {fit['boundary_ratio']:.5f}", f"dimension {fit['dimension']}"]
+        if fit["k"]:
+            singular = {True: "yes", False: "no", None: "too few neurons"}[fit["singular"]]
+            parts.append(f"singular: {singular}")
+        facts.append(Fact(name, value, "; ".join(parts)))
     return facts
+
+
+def _gap(fit: dict[str, Any]) -> str:
+    if fit.get("entropy_gap") is None:
+        return "gap not measured"
+    error = fit.get("entropy_gap_error")
+    return f"gap {fit['entropy_gap']:.2f}" + ("" if error is None else f" ± {error:.2f}") + " nats"
