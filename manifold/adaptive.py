@@ -14,11 +14,12 @@ from manifold.boxes import Boxes, BoxIntegrator
 from manifold.errors import NotConvergedError
 from manifold.integrals import MAX_NODES, Cumulants, Integrator, Rule
 from manifold.polynomials import Terms
-from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, global_rule, panel_rule
+from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, global_rule, merged, panel_rule
 
 FINE, COARSE = 1e-14, 1e-5
 GLOBAL_LIMIT, GLOBAL_NODES = 256, 5e6
 BOX_AXES, BOX_NODES = 3, 2e6
+AGREEMENT, GROWTHS = 1e-13, 4
 _SUPPORT = 1e-22
 _PANEL_DEGREE = 72
 
@@ -226,7 +227,7 @@ class AdaptiveIntegrator:
                 continue
             low, high = domain(self.axes[a], self.half[a])
             density = found.marginals[a] / rule.weights[a]
-            for p, q in _merged(panels):
+            for p, q in merged(panels):
                 inside = np.flatnonzero((rule.angles[a] > p) & (rule.angles[a] < q))
                 ends = [
                     (p, inside[rule.angles[a][inside].argmin()]),
@@ -252,14 +253,18 @@ class AdaptiveIntegrator:
             return self.boxes.cumulants(lam, order=order, tol=tol, growth=growth, extra=extra)
         rule = self.rule_for(lam, needed, tol=tol)
         if extra or growth > 1:
-
-            def more(nodes: int) -> int:
-                return 2 * int(np.ceil(growth * nodes / 2)) + extra
-
-            rule = self._make(
-                [more(e) if isinstance(e, int) else (e[0], tuple(map(more, e[1]))) for e in rule.key]
-            )
+            rule = self._grown(rule, growth, extra)
         return self.integrator.evaluate(lam, rule, order=order), rule
+
+    def _grown(self, rule: Rule, growth: float, extra: int = 0) -> Rule:
+        """The same rule with more nodes on every axis or panel."""
+
+        def more(nodes: int) -> int:
+            return 2 * int(np.ceil(growth * nodes / 2)) + extra
+
+        return self._make(
+            [more(e) if isinstance(e, int) else (e[0], tuple(map(more, e[1]))) for e in rule.key]
+        )
 
     def _nodes(self, needed: list[int]) -> float:
         """Nodes of a global product rule, halved axes counted by half."""
@@ -283,12 +288,17 @@ class AdaptiveIntegrator:
         if (max(needed) <= 96 and nodes <= MAX_NODES / 4) or (
             max(needed) <= GLOBAL_LIMIT and nodes <= GLOBAL_NODES
         ):
-            needed = [max(x, y) for x, y in zip(needed, self._needed(lam, tol), strict=True)]
-            rule = self._make(self._settled(needed))
+            if tol <= FINE:  # chains that followed a fit may sit in one mode: new ones see the others
+                self._points = self._scatter()
+                needed = self._at_least(needed, lam, tol)
+            rule = self._make(self._settled(self._at_least(needed, lam, tol)))
         else:
             rule = self._cold(lam, tol)
         self._last = (lam.copy(), rule)
         return rule
+
+    def _at_least(self, needed: list[int], lam: np.ndarray, tol: float) -> list[int]:
+        return [max(x, y) for x, y in zip(needed, self._needed(lam, tol), strict=True)]
 
     def _settled(self, needed: list[int]) -> list[int]:
         """Keep the last node counts when they suffice without waste: fewer tables to rebuild."""
@@ -306,10 +316,24 @@ class AdaptiveIntegrator:
                 if self._leaks(rule, found):
                     return None
                 rule = self._localise(lam, rule, found, tol)
+            if tol <= FINE:
+                rule = self._agreed(lam, rule)
         except (ValueError, IndexError):
             return None
-        self._last = (lam.copy(), rule)
+        if rule is not None:
+            self._last = (lam.copy(), rule)
         return rule
+
+    def _agreed(self, lam: np.ndarray, rule: Rule) -> Rule | None:
+        """A rule that more nodes do not change: counts read off slices of another lambda may be too small."""
+        value = self.integrator.evaluate(lam, rule).log_partition
+        for _ in range(GROWTHS):
+            finer = self._grown(rule, 1.4)
+            again = self.integrator.evaluate(lam, finer).log_partition
+            if abs(again - value) <= AGREEMENT * (1 + abs(value)):
+                return rule
+            rule, value = finer, again
+        return None
 
     def _cold(self, lam: np.ndarray, tol: float) -> Rule:
         self._points = self._scatter()
@@ -380,13 +404,3 @@ def _wrap(axis, angles: np.ndarray) -> np.ndarray:
 
 def _affine(panel: tuple[float, float], x: np.ndarray) -> np.ndarray:
     return (panel[0] + panel[1]) / 2 + (panel[1] - panel[0]) / 2 * x
-
-
-def _merged(panels: Panels) -> list[tuple[float, float]]:
-    merged: list[tuple[float, float]] = []
-    for p, q in panels:
-        if merged and p <= merged[-1][1] + 1e-12:
-            merged[-1] = (merged[-1][0], q)
-        else:
-            merged.append((p, q))
-    return merged

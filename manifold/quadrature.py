@@ -139,3 +139,24 @@ def product_rule(space: Space, nodes: int) -> tuple[np.ndarray, np.ndarray]:
         points = np.concatenate([np.repeat(points, len(x), 0), np.tile(x, (len(points), 1))], 1)
         weights = np.outer(weights, w).ravel()
     return points, weights
+
+
+def merged(panels: Panels) -> list[tuple[float, float]]:
+    """Touching panels joined to intervals.
+
+    Parameters
+    ----------
+    panels : tuple of (float, float)
+        Ascending.
+
+    Returns
+    -------
+    list of (float, float)
+    """
+    joined: list[tuple[float, float]] = []
+    for p, q in panels:
+        if joined and p <= joined[-1][1] + 1e-12:
+            joined[-1] = (joined[-1][0], q)
+        else:
+            joined.append((p, q))
+    return joined
