@@ -21,7 +21,8 @@ from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
 from spectra.large_end import prepare_large_end
 from spectra.networks import GroupNetwork
-from spectra.small_end import SmallEnd, prepare_small_end
+from spectra.single_precision import in_single_precision
+from spectra.small_end import prepare_small_end
 from spectra.variation import SecondVariation
 
 CASES = ("Z23", "Z59", "Z113")
@@ -169,18 +170,16 @@ class _Case:
         self, end: str, own: dict, generic: dict, *, compare: bool, limit: float
     ) -> tuple[list[dict], np.ndarray, float]:
         begin = time.perf_counter()
-        small = SmallEnd()
+        single = in_single_precision(self.full, self.task, self.measure)
         if end == "smallest":
-            small = prepare_small_end(
-                self.full, self.task, self.measure, COUNT, seed=self.seed, max_seconds=0.75 * limit
-            )
-        start, complete = small.start, ()
-        if end == "largest":
-            start, _ = prepare_large_end(self.full, self.task, self.measure, COUNT, seed=self.seed)
-            complete = (end,)
+            small = prepare_small_end(self.full, single, COUNT, seed=self.seed, max_seconds=0.75 * limit)
+            start, complete, precondition = small.start, (), small.precondition
+        else:
+            large = prepare_large_end(self.full, single, COUNT, seed=self.seed)
+            start, complete, precondition = large.start, large.complete, None
         found = block_spectrum(
             self.full, COUNT, tol=TOLERANCE, seed=self.seed, start=start,
-            precondition=small.precondition, ends=(end,), complete=complete,
+            precondition=precondition, ends=(end,), complete=complete,
             max_seconds=limit - (time.perf_counter() - begin),
         )  # fmt: skip
         ours = time.perf_counter() - begin

@@ -80,7 +80,10 @@ def block_spectrum(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Ritz pairs of a basis, and residuals of those chosen at both ends, the low ones first."""
+    """Ritz pairs of a basis, and residuals of those chosen at both ends, the low ones first.
+
+    Of these, `wanted` are those that are counted, `asked` those at an end that was asked for.
+    """
 
     values: Tensor
     coordinates: Tensor
@@ -89,6 +92,7 @@ class _Pairs:
     residuals: Tensor
     sizes: Tensor
     wanted: Tensor
+    asked: Tensor
     norm: float
     converged: bool
 
@@ -149,7 +153,7 @@ class _Search:
         wanted = torch.where(is_low, chosen < self.count, chosen >= len(values) - self.count)
         asked = (is_low & ("smallest" in self.ends)) | (~is_low & ("largest" in self.ends))
         converged = bool((sizes[wanted & asked] <= self.tol * norm).all())
-        return _Pairs(values, coordinates, chosen, low, residuals, sizes, wanted, norm, converged)
+        return _Pairs(values, coordinates, chosen, low, residuals, sizes, wanted, asked, norm, converged)
 
     def _chosen(self, size: int, times: int = 1) -> tuple[Tensor, int]:
         """Numbers of the iterated Ritz pairs at both ends, and how many of them are at the low one."""
@@ -160,11 +164,11 @@ class _Search:
         return torch.cat([torch.arange(low), torch.arange(size - high, size)]), low
 
     def _moved(self, pairs: _Pairs, before: _Pairs | None) -> bool:
-        """Whether a test has changed the last wanted values: then it has found a copy."""
+        """Whether a test has changed a wanted value, any of them: then it has found a copy."""
         if before is None:
             return False
-        change = np.abs(np.subtract(pairs.thresholds(), before.thresholds()))
-        return bool((change[[end in self.ends for end in ENDS]] > self.tol * pairs.norm).any())
+        now, then = (p.values[p.chosen[p.wanted & p.asked]] for p in (pairs, before))
+        return len(now) != len(then) or bool(((now - then).abs() > self.tol * pairs.norm).any())
 
     def _directions(self, pairs: _Pairs) -> Tensor:
         """Residuals of the ends that are still open, those of the small end preconditioned."""

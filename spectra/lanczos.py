@@ -49,10 +49,15 @@ class Lanczos:
         return len(self._alphas)
 
     @property
+    def invariant(self) -> bool:
+        """Whether the space holds all that its start can reach."""
+        lost = self.steps and self._betas[self.steps] <= 1e-12 * np.abs(self._alphas).max()
+        return bool(lost) or self.steps >= len(self._rows[0]) - self.known
+
+    @property
     def exhausted(self) -> bool:
         """Whether there is no room, or the space is invariant."""
-        lost = self.steps and self._betas[self.steps] <= 1e-12 * np.abs(self._alphas).max()
-        return self.steps >= self.room or bool(lost)
+        return self.steps >= self.room or self.invariant
 
     def _cleared(self, vector: Tensor) -> Tensor:
         held = self._rows[: self.known + len(self._betas)]

@@ -24,6 +24,7 @@ from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
 from spectra.partition import GROUP_BYTES, check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
+from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
 from spectra.variation import (
@@ -380,20 +381,18 @@ def _particle_spectrum(
     local = local_eigenvalues(full.at) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()
-    small = prepare_small_end(
-        operator, functional, measure, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds
-    )
-    large, products = prepare_large_end(operator, functional, measure, count, seed=seed)
-    starts = [large]
-    if small.start is not None:
-        starts.append(small.start)
+    single = in_single_precision(operator, functional, measure)
+    small = prepare_small_end(operator, single, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds)
+    left = max_seconds - (time.monotonic() - begin)
+    large = prepare_large_end(operator, single, count, seed=seed, max_seconds=left)
+    del single
+    starts = [large.start] if small.start is None else [large.start, small.start]
     found = block_spectrum(
         operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
-        start=torch.cat(starts, dim=1), precondition=small.precondition,
-        complete=("largest",),
+        start=torch.cat(starts, dim=1), precondition=small.precondition, complete=large.complete,
     )  # fmt: skip
     found = dataclasses.replace(
-        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + products,
+        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + large.products,
         method=f"{found.method}, {small.method}" if small.method else found.method,
     )  # fmt: skip
     return found if local is None else with_local_bounds(found, local, removed=removed)

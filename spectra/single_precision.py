@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from manifold.measures import ParticleMeasure
+from spectra.assembly import group_task
 from spectra.functionals import Functional
 from spectra.variation import DeflatedVariation, SecondVariation
 
 
 def in_single_precision(
     operator: SecondVariation | DeflatedVariation, functional: Functional, measure: ParticleMeasure
-) -> SecondVariation | DeflatedVariation:
+) -> SecondVariation | DeflatedVariation | None:
     """The same operator with parameters, products and vectors in float32.
 
     Parameters
@@ -21,9 +22,12 @@ def in_single_precision(
 
     Returns
     -------
-    SecondVariation or DeflatedVariation
-        Its products differ from those in double precision by about 3e-7 of the norm.
+    SecondVariation or DeflatedVariation or None
+        Its products differ from those in double precision by about 3e-7 of the norm. None unless the
+        functional is a group task: others may not be made for it.
     """
+    if group_task(operator.full.at) is None:
+        return None
     rounded = ParticleMeasure(measure.points.float(), measure.weights.float())
     full = SecondVariation(functional.linearise(rounded))
     if not isinstance(operator, DeflatedVariation):

@@ -14,13 +14,10 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from manifold.measures import ParticleMeasure
-from spectra.assembly import Assembly, can_assemble, elimination_inverse, group_task
+from spectra.assembly import Assembly, can_assemble, elimination_inverse
 from spectra.block_solvers import Preconditioner
 from spectra.eigen import power_norm
-from spectra.functionals import Functional
 from spectra.long_lanczos import lowest_vectors
-from spectra.single_precision import in_single_precision
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
 FACTOR_BYTES = 2**29  # of the packed single-precision factor: 16,384 first-layer unknowns
@@ -53,8 +50,8 @@ class SmallEnd:
 
 
 def prepare_small_end(
-    operator: SecondVariation | DeflatedVariation, functional: Functional, measure: ParticleMeasure,
-    count: int, *, tol: float = 1e-6, seed: int = 0, max_seconds: float = 60.0,
+    operator: SecondVariation | DeflatedVariation, single: SymmetricOperator | None, count: int, *,
+    tol: float = 1e-6, seed: int = 0, max_seconds: float = 60.0,
 ) -> SmallEnd:  # fmt: skip
     """Choose and carry out what helps the iteration at the small end.
 
@@ -62,10 +59,8 @@ def prepare_small_end(
     ----------
     operator : SecondVariation or DeflatedVariation
         Whose small end is wanted.
-    functional : Functional
-        The objective.
-    measure : ParticleMeasure
-        Its particles.
+    single : SymmetricOperator or None
+        The same in single precision, None where there is none.
     count : int
         Wanted eigenvalues.
     tol : float
@@ -78,21 +73,20 @@ def prepare_small_end(
     Returns
     -------
     SmallEnd
-        Empty where the functional is no group task.
+        Empty without single precision.
     """
-    full = operator.full if isinstance(operator, DeflatedVariation) else operator
-    if group_task(full.at) is None:
+    if single is None:
         return SmallEnd()
+    full, before = operator.full, single.matvecs
     # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
     first_layer = 2 * full.dimension // 3
     fits = can_assemble(full.at) and 2 * first_layer**2 <= FACTOR_BYTES
     last = time.monotonic() + max_seconds
-    single = in_single_precision(operator, functional, measure)
     start, values, residuals = lowest_vectors(
         single.apply, single.dimension, count, tol=tol, seed=seed, max_seconds=max_seconds,
         max_products=SCOUT if fits else 10**6, give_up=HOPELESS, device=single.device,
     )  # fmt: skip
-    products, start = single.matvecs, start.double()
+    products, start = single.matvecs - before, start.double()
     if not fits:
         if residuals[:count].max() <= HOPELESS * power_norm(operator, seed=seed):
             return SmallEnd(start, None, products, "long single-precision Lanczos")

@@ -122,6 +122,11 @@ class SecondVariation(SymmetricOperator):
         self._equal = bool((self._root == self._root[0]).all())  # then the factors cancel
 
     @property
+    def full(self) -> SecondVariation:
+        """Itself, as a `DeflatedVariation` has it."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Device of the measure."""
         return self._root.device

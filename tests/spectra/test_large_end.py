@@ -6,10 +6,12 @@ import torch
 
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra import large_end
 from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
 from spectra.lanczos import Lanczos
 from spectra.large_end import largest_vectors, prepare_large_end
+from spectra.single_precision import in_single_precision
 from spectra.variation import DeflatedVariation, DenseOperator, SecondVariation, SymmetricOperator
 
 
@@ -32,7 +34,9 @@ class _Planted(SymmetricOperator):
 def test_all_copies_are_in_the_start(edge, dtype):
     for seed in range(5):
         operator = _Planted(5000, edge, seed)
-        start = largest_vectors(operator.apply, 5000, 10, seed=seed, dtype=dtype).double()
+        start, complete = largest_vectors(operator.apply, 5000, 10, seed=seed, dtype=dtype)
+        assert complete
+        start = start.double()
         assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-4)
         found = block_spectrum(operator, 10, start=start, ends=("largest",), complete=("largest",))
         assert found.converged
@@ -70,9 +74,25 @@ def test_lanczos_keeps_clear_of_known_vectors_and_ends_in_an_invariant_space():
 
 def test_tiny_and_constant_operators():
     for matrix in (torch.eye(30, dtype=torch.float64), torch.zeros(30, 30, dtype=torch.float64)):
-        start = largest_vectors(DenseOperator(matrix).apply, 30, 3)
+        start, _ = largest_vectors(DenseOperator(matrix).apply, 30, 3)
         assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-12)
-    assert largest_vectors(DenseOperator(torch.ones(1, 1, dtype=torch.float64)).apply, 1, 3).shape == (1, 1)
+    alone = DenseOperator(torch.ones(1, 1, dtype=torch.float64))
+    assert largest_vectors(alone.apply, 1, 3)[0].shape == (1, 1)
+
+
+@pytest.mark.parametrize("limit", ["time", "room", "passes"])
+def test_a_limit_never_passes_for_completeness(monkeypatch, limit):
+    operator, options = _Planted(5000, 0.9, 3), {}
+    if limit == "time":
+        options["max_seconds"] = 0.0
+    else:
+        monkeypatch.setattr(
+            large_end, {"room": "ROOM", "passes": "PASSES"}[limit], {"room": 20, "passes": 1}[limit]
+        )
+    start, complete = largest_vectors(operator.apply, 5000, 10, **options)
+    assert not complete
+    found = block_spectrum(operator, 10, start=start, ends=("largest",))  # which searches then
+    assert np.abs(found.largest(10)[0] - operator.values[::-1][:10]).max() < 1e-9
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -83,8 +103,10 @@ def test_start_of_a_group_task_agrees_with_the_dense_matrix(deflated):
     operator = SecondVariation(task.linearise(measure))
     operator = DeflatedVariation(operator) if deflated else operator
     reference = torch.linalg.eigvalsh(SymmetricOperator.dense(operator)).flip(0)[:5].numpy()
-    start, products = prepare_large_end(operator, task, measure, 5)
-    assert products > 5
+    found = prepare_large_end(operator, in_single_precision(operator, task, measure), 5)
+    start = found.start
+    assert found.products > 5
+    assert found.complete == ("largest",)
     assert start.dtype == torch.float64
     ritz = torch.linalg.eigvalsh(start.T @ operator.apply(start)).flip(0)[:5].numpy()
     np.testing.assert_allclose(ritz, reference, rtol=1e-6)

@@ -10,6 +10,7 @@ from spectra import small_end
 from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
 from spectra.long_lanczos import lowest_vectors
+from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
@@ -90,7 +91,7 @@ def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, limit):
     if deflated:
         operator.shift = 0.5 * float(reference[-1])
         reference = torch.linalg.eigvalsh(operator.dense())
-    small = prepare_small_end(operator, task, measure, 4)
+    small = prepare_small_end(operator, in_single_precision(operator, task, measure), 4)
     assert (small.precondition is not None) == bool(limit)
     found = block_spectrum(operator, 4, start=small.start, precondition=small.precondition)
     assert found.converged
@@ -101,4 +102,5 @@ def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, limit):
 def test_other_functionals_get_no_help():
     task, measure, operator, _ = _operator(deflated=False)
     operator.at = object()
-    assert prepare_small_end(operator, task, measure, 2).start is None
+    assert in_single_precision(operator, task, measure) is None
+    assert prepare_small_end(operator, None, 2).start is None
