@@ -1,4 +1,4 @@
-"""Lanczos with full orthogonalisation, in the complement of vectors already known.
+"""Lanczos with partial orthogonalisation, in the complement of vectors already known.
 
 For well separated ends, which a single-vector Krylov space finds with the fewest products: a hundred steps or
 so. It sees one copy of a degenerate eigenvalue; run again in the complement of what was found, it sees the
@@ -11,14 +11,21 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import eigh, eigh_tridiagonal
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
 
+NOISE = 0.3  # of the last place of the norm: what rounding adds to an inner product of two vectors
+
 
 class Lanczos:
     """A growing Krylov space of a symmetric operator, in the precision of its start.
+
+    The vectors are made orthogonal to all others only when an estimate of their inner products (Simon, The
+    Lanczos algorithm with partial reorthogonalization, 1984) exceeds the cube root of the precision, and in the
+    step after. Every coefficient that was subtracted and the inner products that are left are kept, so that
+    Ritz pairs are as good as the products, not as good as the orthogonality.
 
     Parameters
     ----------
@@ -33,59 +40,106 @@ class Lanczos:
     """
 
     def __init__(self, product: Product, first: Tensor, room: int, avoid: Tensor | None = None):
-        known = 0 if avoid is None else avoid.shape[1]
-        self.product, self.known, self.room = product, known, min(room, len(first) - known)
+        self._known = first.T[:0] if avoid is None else avoid.T.contiguous()
+        self._free = len(first) - len(self._known)
+        self.product, self.room, self.steps = product, min(room, self._free), 0
         # One row per vector: rows are contiguous, columns of a wide table are not.
-        self._rows = torch.empty(known + room + 1, len(first), dtype=first.dtype, device=first.device)
-        if avoid is not None:
-            self._rows[:known] = avoid.T
-        self._alphas: list[float] = []
-        self._betas: list[float] = []
-        self._append(self._cleared(self._cleared(first[:, 0])))
-
-    @property
-    def steps(self) -> int:
-        """Products spent."""
-        return len(self._alphas)
+        self._rows = torch.empty(room + 1, len(first), dtype=first.dtype, device=first.device)
+        self._coefficients = np.zeros((room + 1, room))  # A Q_k = Q_{k+1} H
+        self._inner, self._measured = np.zeros((room + 1, room + 1)), 0
+        self._eps = torch.finfo(first.dtype).eps
+        self._losses = [np.zeros(0), np.ones(1)]  # estimated inner products of the last two vectors
+        self._again = False
+        start = self._clear(self._clear(first[:, 0]))
+        self._rows[0] = start / start.norm().clamp_min(1e-300)
 
     @property
     def invariant(self) -> bool:
         """Whether the space holds all that its start can reach."""
-        lost = self.steps and self._betas[self.steps] <= 1e-12 * np.abs(self._alphas).max()
-        return bool(lost) or self.steps >= len(self._rows[0]) - self.known
+        alphas, betas = self._recurrence()
+        lost = self.steps and betas[-1] <= 1e-12 * np.abs(alphas).max()
+        return bool(lost) or self.steps >= self._free
 
     @property
     def exhausted(self) -> bool:
         """Whether there is no room, or the space is invariant."""
         return self.steps >= self.room or self.invariant
 
-    def _cleared(self, vector: Tensor) -> Tensor:
-        held = self._rows[: self.known + len(self._betas)]
-        return vector - (held @ vector) @ held
+    def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
+        """Diagonal (steps,) and the entries below it (steps,), the last of which leads out of the space."""
+        used = self._coefficients[: self.steps + 1, : self.steps]
+        return np.diagonal(used), np.diagonal(used, -1)
 
-    def _append(self, vector: Tensor) -> None:
-        length = float(vector.norm())
-        self._rows[self.known + len(self._betas)] = vector / max(length, 1e-300)
-        self._betas.append(length)
+    def _clear(self, vector: Tensor) -> Tensor:
+        return vector - (self._known @ vector) @ self._known
 
     def step(self) -> None:
         """Extend the space by one vector."""
-        last = self._rows[self.known + self.steps]
-        image = self.product(last[:, None])[:, 0]
-        self._alphas.append(float((image * last).sum(dtype=torch.float64)))
-        # The recurrence first: then nothing cancels in the pass over all vectors, and one pass is enough.
-        image = image - self._alphas[-1] * last
-        if self.steps > 1:
-            image = image - self._betas[self.steps - 1] * self._rows[self.known + self.steps - 2]
-        self._append(self._cleared(image))
+        j, last = self.steps, self._rows[self.steps]
+        image = self._clear(self.product(last[:, None])[:, 0])
+        for _ in range(2):  # the neighbours always, twice: nothing cancels afterwards
+            image = self._subtracted(image, max(j - 1, 0))
+        length = float(image.norm())
+        losses, noise = self._estimated(length)
+        poor = bool(np.abs(losses).max() > self._eps**0.5)
+        if poor or self._again:
+            image, length = self._orthogonalised(image, length)
+            losses[:] = noise
+        self._again = poor and not self._again
+        self._losses = [self._losses[1], np.append(losses, 1.0)]
+        self._coefficients[j + 1, j] = length
+        self._rows[j + 1] = image / max(length, 1e-300)
+        self.steps = j + 1
+
+    def _estimated(self, length: float) -> tuple[np.ndarray, float]:
+        """Estimated inner products of the next vector with those held, and what rounding adds to each."""
+        j, (before, now) = self.steps, self._losses
+        diagonal = np.diagonal(self._coefficients)[: j + 1]
+        below = np.append(0.0, np.diagonal(self._coefficients, -1)[:j])
+        length = max(length, 1e-300)
+        scale = np.abs(diagonal).max() + 2 * max(below.max(), length)
+        noise = min(1.0, NOISE * self._eps * scale / length)
+        losses = (diagonal[:j] - diagonal[j]) * now[:j] + below[1:] * now[1:] - below[j] * before
+        losses[1:] += below[1:j] * now[: max(j - 1, 0)]
+        losses /= length
+        return np.append(losses + np.copysign(noise, losses), noise), noise
+
+    def _subtracted(self, image: Tensor, first: int) -> Tensor:
+        """The image without its parts along the vectors from `first` on, which are kept."""
+        held = self._rows[first : self.steps + 1]
+        parts = held @ image
+        self._coefficients[first : self.steps + 1, self.steps] += parts.double().cpu().numpy()
+        return image - parts @ held
+
+    def _orthogonalised(self, image: Tensor, length: float) -> tuple[Tensor, float]:
+        for _ in range(3):
+            image = self._clear(self._subtracted(image, 0))
+            before, length = length, float(image.norm())
+            if length > 0.5 * before:  # else most of it was rounding
+                break
+        return image, length
+
+    def estimates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ritz values, ascending, and residuals, from the recurrence alone: cheap, to see what has settled."""
+        diagonal, below = self._recurrence()
+        values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
+        return values, np.abs(below[-1] * coordinates[-1])
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values, ascending, coordinates (steps, steps) and residuals (estimates of the recurrence)."""
-        values, coordinates = eigh_tridiagonal(np.array(self._alphas), np.array(self._betas[1:-1]))
-        return values, coordinates, abs(self._betas[-1] * coordinates[-1])
+        """Ritz values, ascending, coordinates (steps, steps) and residuals (up to the error of products)."""
+        k = self.steps
+        rows = self._rows[: k + 1]
+        new = (rows[self._measured :] @ rows.T).double().cpu().numpy()
+        self._inner[self._measured : k + 1, : k + 1] = new
+        self._inner[: k + 1, self._measured : k + 1] = new.T
+        self._measured = k + 1
+        gram = self._inner[:k, :k]
+        compressed = self._inner[:k, : k + 1] @ self._coefficients[: k + 1, :k]
+        values, coordinates = eigh(0.5 * (compressed + compressed.T), 0.5 * (gram + gram.T))
+        return values, coordinates, np.abs(self._coefficients[k, k - 1] * coordinates[-1])
 
     def vectors(self, coordinates: np.ndarray) -> Tensor:
         """Vectors (N, k) from coordinates (steps, k), orthonormal up to rounding."""
-        rows = self._rows[self.known : self.known + self.steps]
+        rows = self._rows[: self.steps]
         factors = torch.as_tensor(coordinates.T.copy(), dtype=rows.dtype, device=rows.device)
         return (factors @ rows).T
