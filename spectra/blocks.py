@@ -11,7 +11,7 @@ that does not fall apart is refused before the work. Blocks are then assembled i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.linalg
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from manifold.errors import InputError, NotConvergedError
 from spectra.block_solvers import norm_bound
+from spectra.border import Border
 from spectra.eigen import EPS, Reason, Spectrum, power_norm
 from spectra.partition import GROUP_BYTES, PROBES, BlockStructure
 from spectra.variation import SymmetricOperator
@@ -36,7 +37,8 @@ class CutBlocks(SymmetricOperator):
     """``sum_b P_b L P_b`` over some blocks, by products with vectors cut to one block each; nothing stored.
 
     One product costs one of L for every chosen block of more than one unknown. Blocks of one unknown share a
-    diagonal, L times the sum of their unit vectors.
+    diagonal, L times the sum of their unit vectors. All blocks together include the rows and columns of the
+    border.
 
     Parameters
     ----------
@@ -54,10 +56,14 @@ class CutBlocks(SymmetricOperator):
         self.operator, self.dimension = operator, operator.dimension
         large = structure.sizes > 1
         wanted = large if chosen is None else large & np.isin(np.arange(len(large)), chosen)
-        number = np.where(wanted, np.cumsum(wanted) - 1, -1)[structure.labels]
+        labelled = structure.labels >= 0
+        number = np.where(labelled, np.where(wanted, np.cumsum(wanted) - 1, -1)[structure.labels], -1)
+        single = labelled & ~large[structure.labels] & (chosen is None)
         self.count = int(wanted.sum())
         self.number = torch.as_tensor(number, device=operator.device)
-        self.single = torch.as_tensor(~large[structure.labels] & (chosen is None), device=operator.device)
+        self.single = torch.as_tensor(single, device=operator.device)
+        border = structure.border if chosen is None else structure.border[:0]
+        self.border = torch.as_tensor(border, device=operator.device)
         self.diagonal = torch.zeros(self.dimension, dtype=torch.float64, device=operator.device)
         if bool(self.single.any()):
             self.diagonal = self.single * operator.apply(self.single.double()[:, None])[:, 0]
@@ -78,6 +84,13 @@ class CutBlocks(SymmetricOperator):
                 cut = torch.zeros(self.dimension, width, dtype=block.dtype, device=block.device)
                 cut[inside, place] = block[inside, i]
                 out[inside, i] = self.operator.apply(cut)[inside, place]
+        return out + self._of_border(block) if len(self.border) else out
+
+    def _of_border(self, block: Tensor) -> Tensor:
+        at_border = torch.zeros_like(block)
+        at_border[self.border] = block[self.border]
+        out = self.operator.apply(at_border)  # its columns
+        out[self.border] = self.operator.apply(block)[self.border]  # its rows, the corner included
         return out
 
 
@@ -136,31 +149,19 @@ class BlockGroup(SymmetricOperator):
             out[member] = matrix @ block[member]
         return out
 
-    def eigenvalues(self, advance: Callable[[int], None] = lambda size: None) -> np.ndarray:
-        """All eigenvalues of the blocks, in any order; every block is discarded on the way.
-
-        Parameters
-        ----------
-        advance : callable
-            Called with the size of every block done.
-
-        Returns
-        -------
-        ndarray
+    def drain(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Unknowns (k,) and matrix (k, k) of every block, which the group forgets on the way.
 
         Raises
         ------
         InputError
             If a block holds NaN or infinity.
         """
-        found = []
         while self.blocks:
             matrix = self.blocks.pop()
             if not torch.isfinite(matrix).all():
                 raise InputError("operator: expected finite products, got NaN or infinity")
-            found.append(_eigenvalues(matrix))
-            advance(len(matrix))
-        return np.concatenate(found)
+            yield self.members.pop(), matrix
 
 
 def _eigenvalues(matrix: Tensor) -> np.ndarray:
@@ -290,6 +291,10 @@ def blocked_spectrum(
                 "zero; ask for a number of eigenvalues, or their density"
             )
     found, spoilt = [cut.diagonal[cut.single].cpu().numpy()], 0.0
+    border = None
+    if len(structure.border):
+        border = Border(operator, structure.border, lambda: meter("assembling the border"))
+        border.absorb_diagonal(cut.single, cut.diagonal[cut.single])
     for chosen in structure.groups(memory):
         group = BlockGroup(operator, structure, chosen, lambda: meter("assembling blocks"))
         simple = (len(chosen) - 1) ** 0.5 * dropped  # a probe is a sum of unit vectors of other blocks
@@ -297,10 +302,16 @@ def blocked_spectrum(
             own = CutBlocks(operator, structure, chosen)
             simple = min(simple, coupling_bound(group, own, negligible=0.0, seed=seed))
         spoilt = max(spoilt, simple)
-        found.append(group.eigenvalues(lambda size: meter("eigenvalues of blocks", size)))
-    values = np.sort(np.concatenate(found))
+        for members, matrix in group.drain():
+            if border is not None:
+                border.absorb(members, matrix)
+            else:
+                found.append(_eigenvalues(matrix))
+            meter("eigenvalues of blocks", len(members))
+    values, changed = (np.concatenate(found), 0.0) if border is None else border.eigenvalues()
+    values = np.sort(values)
     norm = float(np.abs(values).max(initial=0.0))
-    bound = dropped + spoilt + 4 * EPS * structure.products**0.5 * norm
+    bound = dropped + spoilt + changed + 4 * EPS * structure.products**0.5 * norm
     errors = np.full(len(values), bound)
     return Spectrum(
         values, errors, errors, torch.zeros(len(values), 0, dtype=torch.float64), len(values), norm, True,

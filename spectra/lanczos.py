@@ -23,7 +23,7 @@ class Lanczos:
     """A growing Krylov space of a symmetric operator, in the precision of its start.
 
     The vectors are made orthogonal to all others only when an estimate of their inner products (Simon, The
-    Lanczos algorithm with partial reorthogonalization, 1984) exceeds the cube root of the precision, and in the
+    Lanczos algorithm with partial reorthogonalization, 1984) exceeds the root of the precision, and in the
     step after. Every coefficient that was subtracted and the inner products that are left are kept, so that
     Ritz pairs are as good as the products, not as good as the orthogonality.
 
@@ -120,7 +120,7 @@ class Lanczos:
         return image, length
 
     def estimates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ritz values, ascending, and residuals, from the recurrence alone: cheap, to see what has settled."""
+        """Ritz values, ascending, and residuals by the recurrence alone: cheap, to see what has settled."""
         diagonal, below = self._recurrence()
         values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
         return values, np.abs(below[-1] * coordinates[-1])

@@ -22,6 +22,7 @@ from spectra.group_task import GroupTask
 CUT = 0.1  # of |c_j|: coefficients below it do not join blocks
 VANISHED = 1e-4  # of the largest |z_j|: what smaller neurons couple is part of the measured error
 BLOCK_LIMIT = 8000
+BORDER_LIMIT = 4000  # unknowns set aside at most
 GROUP_BYTES = 3 * 2**29  # of the blocks held at once
 PROBES = 6  # Gaussian vectors of the first look at a coupling
 
@@ -33,7 +34,7 @@ class BlockStructure:
     Parameters
     ----------
     labels : ndarray of int, shape (N,)
-        Number of the block of each unknown, 0 .. count - 1.
+        Number of the block of each unknown, 0 .. count - 1, or -1 in a border that may couple to all blocks.
     """
 
     labels: np.ndarray
@@ -41,7 +42,12 @@ class BlockStructure:
     @property
     def sizes(self) -> np.ndarray:
         """Number of unknowns of each block, shape (count,)."""
-        return np.bincount(self.labels)
+        return np.bincount(self.labels[self.labels >= 0])
+
+    @property
+    def border(self) -> np.ndarray:
+        """Unknowns of the border, often none."""
+        return np.flatnonzero(self.labels < 0)
 
     @property
     def products(self) -> int:
@@ -53,12 +59,18 @@ class BlockStructure:
         """Operator products of a complete spectrum, without those that sharpen the norm of a coupling."""
         large = int((self.sizes > 1).sum())
         assembly = sum(int(self.sizes[group].max()) for group in self.groups())
-        return assembly + PROBES * (large + 1)
+        return assembly + PROBES * (large + 1) + len(self.border)
+
+    @property
+    def memory(self) -> int:
+        """Predicted bytes: blocks held at once, and the couplings of the border."""
+        blocks = min(int(8 * (self.sizes.astype(float) ** 2).sum()), GROUP_BYTES)
+        return blocks + 8 * len(self.labels) * (64 + 2 * len(self.border))
 
     @property
     def members(self) -> list[np.ndarray]:
         """Unknowns of every block."""
-        order = np.argsort(self.labels, kind="stable")
+        order = np.argsort(self.labels, kind="stable")[len(self.border) :]
         return np.split(order, np.cumsum(self.sizes)[:-1])
 
     def groups(self, memory: int = GROUP_BYTES) -> list[np.ndarray]:
@@ -71,7 +83,7 @@ class BlockStructure:
 
 
 def frequency_blocks(
-    functional: Functional, measure: ParticleMeasure, *, cut: float = CUT
+    functional: Functional, measure: ParticleMeasure, *, cut: float = CUT, largest: int = BLOCK_LIMIT
 ) -> BlockStructure | None:
     """Blocks of the full Wasserstein second variation of a group task by output frequency.
 
@@ -83,6 +95,9 @@ def frequency_blocks(
         Points of shape (q, D).
     cut : float
         c coefficients below ``cut * |c_j|`` are taken as absent.
+    largest : int
+        Unknowns of a block above which the first layers of neurons with several output frequencies are set
+        aside as a border, if they are few.
 
     Returns
     -------
@@ -102,15 +117,33 @@ def frequency_blocks(
     power = np.zeros((q, task.group.order))
     np.add.at(power, (slice(None), frequency), points[:, -width:] ** 2)
     carries = power > (cut**2 * power.sum(1, keepdims=True)).clip(1e-300)
-    neuron, reached = np.nonzero(carries)
-    size = q + task.group.order
-    graph = scipy.sparse.coo_array((np.ones(len(neuron)), (neuron, q + reached)), shape=(size, size))
+    first_layer = points.shape[1] - width
+    structure = _components(carries, alive, first_layer, frequency)
+    several = alive & (carries.sum(1) > 1)
+    if structure.products <= largest or not 0 < several.sum() * first_layer <= BORDER_LIMIT:
+        return structure
+    return _components(carries, alive, first_layer, frequency, border=several)
+
+
+def _components(
+    carries: np.ndarray, alive: np.ndarray, first_layer: int, frequency: np.ndarray,
+    border: np.ndarray | None = None,
+) -> BlockStructure:  # fmt: skip
+    """Connected components of the graph of neurons (q,) and the output frequencies they carry (q, n)."""
+    q, n = carries.shape
+    border = np.zeros(q, dtype=bool) if border is None else border
+    neuron, reached = np.nonzero(carries & ~border[:, None])
+    graph = scipy.sparse.coo_array((np.ones(len(neuron)), (neuron, q + reached)), shape=(q + n, q + n))
     _, joined = connected_components(graph, directed=False)
-    first_layer = np.repeat(joined[:q, None], points.shape[1] - width, axis=1)
-    labels = np.concatenate([first_layer, np.tile(joined[q + frequency], (q, 1))], axis=1)
-    lone = np.arange(labels.size).reshape(labels.shape) + size
+    labels = np.concatenate(
+        [np.repeat(joined[:q, None], first_layer, axis=1), np.tile(joined[q + frequency], (q, 1))], axis=1
+    )
+    lone = np.arange(labels.size).reshape(labels.shape) + q + n
     labels = np.where(alive[:, None], labels, lone)
-    return BlockStructure(np.unique(labels.reshape(-1), return_inverse=True)[1])
+    inside = np.zeros(labels.shape, dtype=bool)
+    inside[border, :first_layer] = True
+    labels = np.unique(np.where(inside, -1, labels).reshape(-1), return_inverse=True)[1]
+    return BlockStructure(labels - int(border.any()))
 
 
 def check_blocks(structure: BlockStructure | None) -> None:

@@ -22,7 +22,7 @@ from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, den
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
-from spectra.partition import GROUP_BYTES, check_blocks, frequency_blocks
+from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
 from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
@@ -274,11 +274,10 @@ def _blocks_plan(
         check_blocks(structure)
     except (InputError, TooLargeError) as error:
         raise TooLargeError(f"{why_not_dense}; {error}") from error
-    blocks = int(8 * (structure.sizes.astype(float) ** 2).sum())
     size = len(structure.labels)
     return SpectrumPlan(
-        operator, "full", "particles", size, False, None, min(blocks, GROUP_BYTES) + 8 * 64 * size,
-        blocks=True, products=structure.predicted_products,
+        operator, "full", "particles", size, False, None, structure.memory, blocks=True,
+        products=structure.predicted_products,
     )  # fmt: skip
 
 
