@@ -173,7 +173,7 @@ class _Case:
         single = in_single_precision(self.full, self.task, self.measure)
         if end == "smallest":
             small = prepare_small_end(self.full, single, COUNT, seed=self.seed, max_seconds=0.75 * limit)
-            start, complete, precondition = small.start, (), small.precondition
+            start, complete, precondition = small.start, small.complete, small.precondition
         else:
             large = prepare_large_end(self.full, single, COUNT, seed=self.seed)
             start, complete, precondition = large.start, large.complete, None

@@ -1,8 +1,8 @@
 """Lanczos with partial orthogonalisation, in the complement of vectors already known.
 
-For well separated ends, which a single-vector Krylov space finds with the fewest products: a hundred steps or
-so. It sees one copy of a degenerate eigenvalue; run again in the complement of what was found, it sees the
-next copy, or that there is none. For ends hidden in a dense cluster see `spectra.long_lanczos`.
+A single-vector Krylov space finds well separated ends with the fewest products: a hundred steps or so. It
+sees one copy of a degenerate eigenvalue; run again in the complement of what was found, it sees the next
+copy, or that there is none.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Lanczos:
         self._inner, self._measured = np.zeros((room + 1, room + 1)), 0
         self._eps = torch.finfo(first.dtype).eps
         self._losses = [np.zeros(0), np.ones(1)]  # estimated inner products of the last two vectors
-        self._again = False
+        self._again, self._kept = False, 0  # whether to orthogonalise next; rows kept by a restart
         start = self._clear(self._clear(first[:, 0]))
         self._rows[0] = start / start.norm().clamp_min(1e-300)
 
     @property
     def invariant(self) -> bool:
         """Whether the space holds all that its start can reach."""
-        alphas, betas = self._recurrence()
-        lost = self.steps and betas[-1] <= 1e-12 * np.abs(alphas).max()
+        out = np.linalg.norm(self._coefficients[self.steps, : self.steps])
+        lost = self.steps and out <= 1e-12 * np.abs(self._recurrence()[0]).max()
         return bool(lost) or self.steps >= self._free
 
     @property
@@ -78,7 +78,9 @@ class Lanczos:
         j, last = self.steps, self._rows[self.steps]
         image = self._clear(self.product(last[:, None])[:, 0])
         for _ in range(2):  # the neighbours always, twice: nothing cancels afterwards
-            image = self._subtracted(image, max(j - 1, 0))
+            image = self._subtracted(image, slice(max(j - 1, self._kept), j + 1))
+        if self._kept:
+            image = self._subtracted(image, slice(0, self._kept))
         length = float(image.norm())
         losses, noise = self._estimated(length)
         poor = bool(np.abs(losses).max() > self._eps**0.5)
@@ -93,9 +95,9 @@ class Lanczos:
 
     def _estimated(self, length: float) -> tuple[np.ndarray, float]:
         """Estimated inner products of the next vector with those held, and what rounding adds to each."""
-        j, (before, now) = self.steps, self._losses
-        diagonal = np.diagonal(self._coefficients)[: j + 1]
-        below = np.append(0.0, np.diagonal(self._coefficients, -1)[:j])
+        j, (before, now) = self.steps - self._kept, self._losses
+        diagonal = np.diagonal(self._coefficients)[self._kept : self.steps + 1]
+        below = np.append(0.0, np.diagonal(self._coefficients, -1)[self._kept : self.steps])
         length = max(length, 1e-300)
         scale = np.abs(diagonal).max() + 2 * max(below.max(), length)
         noise = min(1.0, NOISE * self._eps * scale / length)
@@ -104,16 +106,15 @@ class Lanczos:
         losses /= length
         return np.append(losses + np.copysign(noise, losses), noise), noise
 
-    def _subtracted(self, image: Tensor, first: int) -> Tensor:
-        """The image without its parts along the vectors from `first` on, which are kept."""
-        held = self._rows[first : self.steps + 1]
-        parts = held @ image
-        self._coefficients[first : self.steps + 1, self.steps] += parts.double().cpu().numpy()
-        return image - parts @ held
+    def _subtracted(self, image: Tensor, along: slice) -> Tensor:
+        """The image without its parts along some vectors, which are noted."""
+        parts = self._rows[along] @ image
+        self._coefficients[along, self.steps] += parts.double().cpu().numpy()
+        return image - parts @ self._rows[along]
 
     def _orthogonalised(self, image: Tensor, length: float) -> tuple[Tensor, float]:
         for _ in range(3):
-            image = self._clear(self._subtracted(image, 0))
+            image = self._clear(self._subtracted(image, slice(0, self.steps + 1)))
             before, length = length, float(image.norm())
             if length > 0.5 * before:  # else most of it was rounding
                 break
@@ -122,7 +123,11 @@ class Lanczos:
     def estimates(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values, ascending, and residuals by the recurrence alone: cheap, to see what has settled."""
         diagonal, below = self._recurrence()
-        values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
+        if self._kept:
+            arrow = np.tril(self._coefficients[: self.steps, : self.steps])
+            values, coordinates = eigh(arrow)  # which reads the lower triangle alone
+        else:
+            values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
         return values, np.abs(below[-1] * coordinates[-1])
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,3 +148,13 @@ class Lanczos:
         rows = self._rows[: self.steps]
         factors = torch.as_tensor(coordinates.T.copy(), dtype=rows.dtype, device=rows.device)
         return (factors @ rows).T
+
+    def restart(self, values: np.ndarray, coordinates: np.ndarray) -> None:
+        """Keep some Ritz pairs, values (k,) and coordinates (steps, k), and go on from the last vector."""
+        k, last = len(values), self.steps
+        out = self._coefficients[last, last - 1] * coordinates[-1]
+        self._rows[k], self._rows[:k] = self._rows[last].clone(), self.vectors(coordinates).T
+        self._coefficients[:], self._measured = 0, 0
+        self._coefficients[np.arange(k), np.arange(k)], self._coefficients[k, :k] = values, out
+        self.steps = self._kept = k
+        self._losses, self._again = [np.zeros(0), np.ones(1)], False

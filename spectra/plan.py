@@ -388,7 +388,8 @@ def _particle_spectrum(
     starts = [large.start] if small.start is None else [large.start, small.start]
     found = block_spectrum(
         operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
-        start=torch.cat(starts, dim=1), precondition=small.precondition, complete=large.complete,
+        start=torch.cat(starts, dim=1), precondition=small.precondition,
+        complete=large.complete + small.complete,
     )  # fmt: skip
     found = dataclasses.replace(
         found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + large.products,

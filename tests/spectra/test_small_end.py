@@ -9,7 +9,7 @@ from manifold.measures import ParticleMeasure
 from spectra import small_end
 from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
-from spectra.long_lanczos import lowest_vectors
+from spectra.krylov_passes import upper_vectors
 from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
@@ -46,32 +46,25 @@ class _Clustered(SymmetricOperator):
         return self.product(block)
 
 
-def test_lowest_vectors_start_a_block_solver():
-    rows = 700  # so that the basis has to restart
+@pytest.mark.parametrize("rows", [700, 10**6])  # with and without restarts
+def test_the_edge_of_a_cluster_in_single_precision(rows):
     product, values = _clustered()
     norm = values[-1]
-    vectors, found, residuals = lowest_vectors(product, SIZE, 6, basis_bytes=4 * SIZE * rows)
-    assert abs(found[0] - values[0]) < 1e-6 * norm
-    true = (product(vectors.double()) - vectors.double() * torch.as_tensor(found)).norm(dim=0)
-    np.testing.assert_allclose(true.numpy(), residuals, rtol=0.05, atol=2e-6 * norm)
+    found = upper_vectors(
+        lambda v: -product(v), SIZE, 6, dtype=torch.float32, basis_bytes=4 * SIZE * rows
+    )  # fmt: skip
+    assert found.complete
+    assert np.abs(-found.values[:6] - values[:6]).max() < 1e-6 * norm
+    vectors = found.vectors.double()
+    true = (product(vectors) + vectors * torch.as_tensor(found.values)).norm(dim=0).numpy()
+    np.testing.assert_allclose(true, found.residuals, rtol=0.05, atol=6e-7 * norm)
+    assert true[:6].max() < 1.5e-6 * norm
     helped, alone = (
         block_spectrum(_Clustered(product), 6, ends=("smallest",), start=start, max_products=1500)
-        for start in (vectors.double(), None)
+        for start in (vectors, None)
     )
     errors = [np.abs(s.smallest(6)[0] - values[:6]).max() / norm for s in (helped, alone)]
     assert errors[0] < 2e-6 < errors[1]
-
-
-def test_limits_are_kept():
-    product, _ = _clustered()
-    spent = []
-
-    def counted(v):
-        spent.append(1)
-        return product(v)
-
-    lowest_vectors(counted, SIZE, 6, max_products=30)
-    assert len(spent) <= 30 + 40  # and the products that compute the residuals
 
 
 def _operator(*, deflated):
@@ -84,16 +77,20 @@ def _operator(*, deflated):
 
 
 @pytest.mark.parametrize("deflated", [False, True])
-@pytest.mark.parametrize("limit", [2**30, 0])  # elimination of c; the Krylov space alone
-def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, limit):
-    monkeypatch.setattr(small_end, "FACTOR_BYTES", limit)
+@pytest.mark.parametrize("eliminated", [True, False])
+def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, eliminated):
+    if eliminated:
+        monkeypatch.setattr(small_end, "SCOUT", 20)
     task, measure, operator, reference = _operator(deflated=deflated)
     if deflated:
         operator.shift = 0.5 * float(reference[-1])
         reference = torch.linalg.eigvalsh(operator.dense())
     small = prepare_small_end(operator, in_single_precision(operator, task, measure), 4)
-    assert (small.precondition is not None) == bool(limit)
-    found = block_spectrum(operator, 4, start=small.start, precondition=small.precondition)
+    assert (small.precondition is not None) == eliminated
+    assert small.complete == (() if eliminated else ("smallest",))
+    found = block_spectrum(
+        operator, 4, start=small.start, precondition=small.precondition, complete=small.complete
+    )
     assert found.converged
     values, errors = found.smallest(4)
     assert (np.abs(values - reference[:4].numpy()) <= errors).all()

@@ -6,11 +6,12 @@ import torch
 
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra import large_end
+from spectra import krylov_passes
 from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
+from spectra.krylov_passes import upper_vectors
 from spectra.lanczos import Lanczos
-from spectra.large_end import largest_vectors, prepare_large_end
+from spectra.large_end import prepare_large_end
 from spectra.single_precision import in_single_precision
 from spectra.variation import DeflatedVariation, DenseOperator, SecondVariation, SymmetricOperator
 
@@ -34,9 +35,9 @@ class _Planted(SymmetricOperator):
 def test_all_copies_are_in_the_start(edge, dtype):
     for seed in range(5):
         operator = _Planted(5000, edge, seed)
-        start, complete = largest_vectors(operator.apply, 5000, 10, seed=seed, dtype=dtype)
-        assert complete
-        start = start.double()
+        upper = upper_vectors(operator.apply, 5000, 10, seed=seed, dtype=dtype)
+        assert upper.complete
+        start = upper.vectors.double()
         assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-4)
         found = block_spectrum(operator, 10, start=start, ends=("largest",), complete=("largest",))
         assert found.converged
@@ -74,24 +75,32 @@ def test_lanczos_keeps_clear_of_known_vectors_and_ends_in_an_invariant_space():
 
 def test_tiny_and_constant_operators():
     for matrix in (torch.eye(30, dtype=torch.float64), torch.zeros(30, 30, dtype=torch.float64)):
-        start, _ = largest_vectors(DenseOperator(matrix).apply, 30, 3)
+        start = upper_vectors(DenseOperator(matrix).apply, 30, 3).vectors
         assert torch.allclose(start.T @ start, torch.eye(start.shape[1], dtype=torch.float64), atol=1e-12)
     alone = DenseOperator(torch.ones(1, 1, dtype=torch.float64))
-    assert largest_vectors(alone.apply, 1, 3)[0].shape == (1, 1)
+    assert upper_vectors(alone.apply, 1, 3).vectors.shape == (1, 1)
 
 
-@pytest.mark.parametrize("limit", ["time", "room", "passes"])
+def test_a_basis_that_restarts_finds_the_same_copies():
+    operator = _Planted(5000, 0.9, 3)
+    upper = upper_vectors(operator.apply, 5000, 10, basis_bytes=1)
+    assert upper.complete
+    assert np.abs(upper.values[:10] - operator.values[::-1][:10]).max() < 1e-9
+    true = operator.apply(upper.vectors) - upper.vectors * torch.as_tensor(upper.values)
+    assert np.abs(true.norm(dim=0).numpy() - upper.residuals).max() < 1e-9
+
+
+@pytest.mark.parametrize("limit", ["max_seconds", "max_products", "passes"])
 def test_a_limit_never_passes_for_completeness(monkeypatch, limit):
     operator, options = _Planted(5000, 0.9, 3), {}
-    if limit == "time":
-        options["max_seconds"] = 0.0
+    if limit == "passes":
+        monkeypatch.setattr(krylov_passes, "PASSES", 1)
     else:
-        monkeypatch.setattr(
-            large_end, {"room": "ROOM", "passes": "PASSES"}[limit], {"room": 20, "passes": 1}[limit]
-        )
-    start, complete = largest_vectors(operator.apply, 5000, 10, **options)
-    assert not complete
-    found = block_spectrum(operator, 10, start=start, ends=("largest",))  # which searches then
+        options[limit] = 0.0 if limit == "max_seconds" else 30
+    upper = upper_vectors(operator.apply, 5000, 10, **options)
+    assert not upper.complete
+    assert operator.matvecs <= 30 or limit == "passes"
+    found = block_spectrum(operator, 10, start=upper.vectors, ends=("largest",))  # which searches then
     assert np.abs(found.largest(10)[0] - operator.values[::-1][:10]).max() < 1e-9
 
 
