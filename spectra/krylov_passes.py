@@ -20,6 +20,7 @@ from spectra.block_solvers import GUARD
 from spectra.lanczos import Lanczos, Product
 
 BASIS_BYTES = 480 * 2**20  # of one pass; then it restarts
+ROOM = 2000  # most vectors of it: their Rayleigh-Ritz problem is dense
 KEPT = 40  # Ritz vectors that survive a restart
 LOOK = 10  # steps between two looks at the Ritz values, at least
 LEAST = 8  # steps before a limit ends a pass
@@ -82,7 +83,7 @@ def upper_vectors(
     search = _Search(product, count, tol, time.monotonic() + max_seconds, max_products)
     rng = np.random.default_rng(seed)
     wanted = min(count + GUARD, dimension)
-    room = max(4 * KEPT, basis_bytes // (dtype.itemsize * dimension))
+    room = min(ROOM, max(4 * KEPT, basis_bytes // (dtype.itemsize * dimension)))
     vectors = torch.zeros(dimension, 0, dtype=dtype, device=device)
     values = residuals = np.zeros(0)
     for _ in range(PASSES):
