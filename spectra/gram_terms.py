@@ -150,7 +150,8 @@ class SquaresTerm(Term):
     where at, bt have mean zero. The first two functions are ``(at + m)^2`` and ``(bt + m)^2`` up to
     constants; S = [2 (at + m), 2 (bt + m)] / sqrt(n) at the n points each, shape (q, 2n); gamma collects
     all means, ``gamma = |at|^2 + |bt|^2 + m^2``. The product 2 at bt belongs to `TrilinearTerm`.
-    Functions are kept as coordinates X of shape (q, 2, n) with m in column 0 of both.
+    Functions are kept as coordinates X of shape (q, 2, n) with m in column 0 of both. With
+    ``Q = [S^2/2, (2/sqrt(n)) gamma]``, shape (q, 2n + 1), the term is ``(1/16) |C^T W Q|^2``.
     """
 
     def __init__(self, weights: Tensor, neurons: Triple, basis: Tensor):
@@ -159,113 +160,112 @@ class SquaresTerm(Term):
         self.weights = weights
         self.weighted_c = weights[:, None] * self.c
         self.basis = 2 * basis
+        self.unit = 2 / self.n**0.5  # of the last column of Q
         self.functions = self._functions(a, b)
         self.slopes = self._slopes(self.functions)
-        self.squares = 0.5 * self.slopes.square()
-        self.gamma = self._means(self.functions, self.functions)
-        self.moments = self._centre(self.weighted_c.T @ self.squares)
-        self.gamma_moments = self.weighted_c.T @ self.gamma
+        gamma = self._means(self.functions, self.functions)
+        self.squares = torch.cat([0.5 * self.slopes.square(), self.unit * gamma[:, None]], dim=1)
+        self.moments = self._centre(self.weighted_c.T @ self.squares) / 8
 
     def _functions(self, a: Tensor, b: Tensor) -> Tensor:
-        """Coordinates of ``at + m`` and ``bt + m``, (.., q, 2, n); linear."""
-        functions = torch.stack([a, b], dim=-2)
-        functions[..., 0] = functions[..., 0].sum(-1, keepdim=True)
+        """Coordinates of ``at + m`` and ``bt + m``, (q, 2, n); linear."""
+        functions = torch.stack([a, b], dim=1)
+        functions[..., 0] = functions[..., 0].sum(1, keepdim=True)
         return functions
 
     def _slopes(self, functions: Tensor) -> Tensor:
-        return (functions @ self.basis.T).flatten(-2)
+        return (functions.flatten(0, 1) @ self.basis.T).reshape(len(functions), -1)
 
     @staticmethod
     def _means(one: Tensor, two: Tensor) -> Tensor:
-        """Bilinear form of gamma, (.., q): m enters both functions but counts once."""
-        return (one * two).sum((-2, -1)) - one[..., 0, 0] * two[..., 0, 0]
+        """Bilinear form of gamma, (q,): m enters both functions but counts once."""
+        return (one * two).sum((1, 2)) - one[:, 0, 0] * two[:, 0, 0]
 
     def _centre(self, moments: Tensor) -> Tensor:
-        """Remove the mean over each group of n points, last axis 2n."""
-        blocks = moments.unflatten(-1, (2, self.n))
-        return (blocks - blocks.mean(-1, keepdim=True)).flatten(-2)
+        """Remove, in place, the mean over each group of n points, (n, 2n + 1); gamma has none."""
+        points = moments[:, : 2 * self.n].unflatten(1, (2, self.n))
+        points -= points.mean(2, keepdim=True)
+        return moments
 
-    def _pull(self, of_slopes: Tensor, of_gamma: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Gradients in a and b from derivatives in S, and from (derivative in gamma, functions) pairs."""
-        total = of_slopes.unflatten(-1, (2, self.n)) @ self.basis
+    def _pull(self, of_slopes: Tensor, of_gamma: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Gradients in a and b, (q, 2, n), of derivatives in S and (derivative in gamma, functions) pairs."""
+        total = (of_slopes.reshape(-1, self.n) @ self.basis).reshape(-1, 2, self.n)
         double = 0
         for factor, functions in of_gamma:
-            total = total + 2 * factor[..., None, None] * functions
-            double = double + 2 * factor * functions[..., 0, 0]
-        mean = total[..., 0, 0] + total[..., 1, 0] - double
-        total[..., 0] = mean[..., None]
-        return list(total.unbind(-2))
+            factor = 2 * self.unit * factor
+            total.addcmul_(factor[:, None, None], functions)
+            double = double + factor * functions[:, 0, 0]
+        total[..., 0] = (total[:, 0, 0] + total[:, 1, 0] - double)[:, None]
+        return total
 
     @property
     @override
     def value(self) -> float:
-        squares = float(self.moments.square().sum()) / 16
-        return squares + float(self.gamma_moments.square().sum()) / (4 * self.n)
+        return 4 * float(self.moments.square().sum())
 
     @cached_property
-    def _covector(self) -> tuple[Tensor, Tensor]:
-        """Derivative of V in the squares and in gamma of each neuron."""
-        return self.c @ self.moments / 8, self.c @ self.gamma_moments / (2 * self.n)
+    def _covector(self) -> Tensor:
+        """Derivative of V in Q of each neuron."""
+        return self.c @ self.moments
 
     @override
     def gradient(self) -> Triple:
-        of_squares, of_gamma = self._covector
-        ga, gb = self._pull(of_squares * self.slopes, [(of_gamma, self.functions)])
-        of_c = self.squares @ self.moments.T / 8
-        return ga, gb, of_c + torch.outer(self.gamma, self.gamma_moments) / (2 * self.n)
+        of_slopes = self._covector[:, :-1] * self.slopes
+        ga, gb = self._pull(of_slopes, [(self._covector[:, -1], self.functions)]).unbind(1)
+        return ga, gb, self.squares @ self.moments.T
 
     @override
     def product(self, fields: Triple, interaction: bool, local: bool) -> Triple:
-        da, db, dc = fields
+        images = [self._one_product(*one, interaction, local) for one in zip(*fields, strict=True)]
+        return tuple(
+            part[0][None] if len(part) == 1 else torch.stack(part) for part in zip(*images, strict=True)
+        )
+
+    def _one_product(self, da: Tensor, db: Tensor, dc: Tensor, interaction: bool, local: bool) -> Triple:
         functions = self._functions(da, db)
         slopes = self._slopes(functions)
-        squares = self.slopes * slopes
-        gamma = 2 * self._means(self.functions, functions)
-        of_squares, of_c = torch.zeros_like(slopes), torch.zeros_like(dc)
-        of_gamma = torch.zeros_like(gamma)
+        squares = torch.empty_like(self.squares)
+        torch.mul(self.slopes, slopes, out=squares[:, :-1])
+        squares[:, -1] = 2 * self.unit * self._means(self.functions, functions)
+        parts = [(dc, self.moments, squares)] if local else []
         if interaction:
-            weighted = self.weights[:, None] * dc
-            moments = self._centre(weighted.mT @ self.squares + self.weighted_c.T @ squares) / 8
-            means = (weighted.mT @ self.gamma + gamma @ self.weighted_c) / (2 * self.n)
-            of_squares += self.c @ moments
-            of_gamma += means @ self.c.T
-            of_c += self.squares @ moments.mT
-            of_c += self.gamma[:, None] * means[:, None, :]
+            moments = (self.weights[:, None] * dc).T @ self.squares
+            moments = self._centre(moments.addmm_(self.weighted_c.T, squares)).div_(8)
+            parts.append((self.c, moments, self.squares))
+        (c, moments, squares), *more = parts
+        of_squares, of_c = c @ moments, squares @ moments.T
+        for c, moments, squares in more:
+            of_squares.addmm_(c, moments)
+            of_c.addmm_(squares, moments.T)
+        of_slopes = of_squares[:, :-1] * self.slopes
+        pairs = [(of_squares[:, -1], self.functions)]
         if local:
-            of_squares += dc @ (self.moments / 8)
-            of_gamma += dc @ (self.gamma_moments / (2 * self.n))
-            of_c += squares @ (self.moments.T / 8)
-            of_c += gamma[..., None] * self.gamma_moments / (2 * self.n)
-        of_slopes = of_squares.mul_(self.slopes)
-        pairs = [(of_gamma, self.functions)]
-        if local:
-            of_slopes.addcmul_(self._covector[0], slopes)
-            pairs.append((self._covector[1], functions))
-        return (*self._pull(of_slopes, pairs), of_c)
+            of_slopes.addcmul_(self._covector[:, :-1], slopes)
+            pairs.append((self._covector[:, -1], functions))
+        return (*self._pull(of_slopes, pairs).unbind(1), of_c)
 
     @override
     def kernel(self) -> Tensor:
-        squares = self._centre(self.squares)
-        inner = squares @ squares.T / 8 + torch.outer(self.gamma, self.gamma) / (2 * self.n)
-        return (self.c @ self.c.T) * inner
+        squares = self._centre(self.squares.clone())
+        return (self.c @ self.c.T) * (squares @ squares.T / 8)
 
     @override
     def local_blocks(self) -> dict[str, Tensor]:
-        n = self.n
+        n, of_gamma = self.n, 2 * self.unit * self.moments[:, -1]
         diagonal, slope_c = [], []
         for i in range(2):
             block = slice(i * n, (i + 1) * n)
-            weight = self._covector[0][:, block]
+            weight = self._covector[:, block]
             diagonal.append(torch.einsum("xs,jx,xt->jst", self.basis, weight, self.basis))
             of_points = self.slopes[:, block]
-            own = torch.einsum("xs,jx,kx->jsk", self.basis, of_points, self.moments[:, block]) / 8
-            own[:, 1:, :] += self.functions[:, i, 1:, None] * self.gamma_moments / n
+            own = torch.einsum("xs,jx,kx->jsk", self.basis, of_points, self.moments[:, block])
+            own[:, 1:, :] += self.functions[:, i, 1:, None] * of_gamma
             slope_c.append(own)
         return self._join_blocks(diagonal, slope_c)
 
     def _join_blocks(self, diagonal: list[Tensor], slope_c: list[Tensor]) -> dict[str, Tensor]:
         """Let the mean act on both functions: trivial rows of a and b also feel the other's function."""
-        n, gamma = self.n, self._covector[1]
+        n, gamma = self.n, self.unit * self._covector[:, -1]
         (aa, bb), (ac, bc) = diagonal, slope_c
         mean_mean = aa[:, 0, 0] + bb[:, 0, 0] + 2 * gamma
         cross = torch.zeros_like(aa)
@@ -275,7 +275,7 @@ class SquaresTerm(Term):
             block[:, 1:, 1:] += 2 * gamma[:, None, None] * eye
         for block in (aa, bb, cross):
             block[:, 0, 0] = mean_mean
-        both = ac[:, 0, :] + bc[:, 0, :] + self.functions[:, 0, :1] * self.gamma_moments / n
+        both = ac[:, 0, :] + bc[:, 0, :] + self.functions[:, 0, :1] * (2 * self.unit * self.moments[:, -1])
         ac[:, 0, :] = bc[:, 0, :] = both
         return {"aa": aa, "bb": bb, "ab": cross, "ac": ac, "bc": bc}
 
@@ -302,8 +302,9 @@ class TargetTerm(Term):
         With ``z_a = (cos - i sin)/sqrt2`` and ``z_c = (cos + i sin)/sqrt2`` every factor z of a conjugate
         pair brings ``1/sqrt2``, and the pair counts twice in the sum over k.
         """
-        pairs = torch.view_as_real(paired).flatten(-2) * (-(2**0.5) / self.n)
-        out = torch.cat([real * (-2 / self.n), pairs], dim=-1)
+        out = torch.empty((*real.shape[:-1], self.n), dtype=real.dtype, device=real.device)
+        torch.mul(real, -2 / self.n, out=out[..., : self.fixed])
+        torch.mul(torch.view_as_real(paired).flatten(-2), -(2**0.5) / self.n, out=out[..., self.fixed :])
         out[..., 0] = 0
         return out
 
