@@ -42,13 +42,30 @@ def interleaved_seconds(*works: Callable[[], Any], times: int, in_a_row: int = 1
     return [sorted(own)[len(own) // 2] for own in spans]
 
 
-def matrix_rate(size: int = 2000, times: int = 3) -> float:
-    """Flops a second of this machine's float64 matrix product, the best of a few."""
+def flop_rates(work: Callable[[], Any], flops: float, *, size: int = 2000, times: int = 9) -> list[float]:
+    """Flops a second of some work and of this machine's float64 matrix product, medians taken in turn.
+
+    Parameters
+    ----------
+    work : callable
+    flops : float
+        Of one run.
+    size : int
+        Of the square matrices.
+    times : int
+        Turns of each; the work runs five times in each.
+
+    Returns
+    -------
+    list of float
+        Of the work, of the matrix product.
+    """
     square = torch.ones(size, size, dtype=torch.float64)
     out = torch.empty_like(square)
-    spans = []
-    for _ in range(times + 1):
-        begin = time.perf_counter()
-        torch.mm(square, square, out=out)
-        spans.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(spans[1:])
+
+    def five() -> None:
+        for _ in range(5):
+            work()
+
+    own, product = interleaved_seconds(five, lambda: torch.mm(square, square, out=out), times=times)
+    return [5 * flops / own, 2 * size**3 / product]

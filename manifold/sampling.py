@@ -8,6 +8,7 @@ monomial shows blocks that compete (the R-hat of the energy does not: it is blin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -308,7 +309,8 @@ class TemperedSampler:
         steps, half = np.diff(self.betas.cpu().numpy()), len(energies) // 2
         total, influence = ladder_ratio(energies, steps)
         columns = len(influence)
-        spread = np.sqrt(columns / (columns - 1) * (influence**2).sum())
+        # hypot does not overflow where rungs are far apart: the error is then huge, and says so.
+        spread = np.sqrt(columns / (columns - 1)) * math.hypot(*influence.tolist())
         drift = (ladder_ratio(energies[:half], steps)[0] - ladder_ratio(energies[half:], steps)[0]) / 2
         return total, float(np.hypot(spread, drift))
 
