@@ -196,7 +196,8 @@ def analyse_lift(
         document |= describe(fit, lift.space, lift.monomials)
     except RhoscopeError as error:
         fit = None
-        document |= _unfitted(lift, moments, str(error))
+        hint = "" if lift.k else "; --base frequency-sphere fits each frequency alone"
+        document |= _unfitted(lift, moments, f"{error}{hint}")
     if lift.k:
         document |= _heavy_neurons(lift)
         document |= _entropies(lift, fit, seed, replicates)
