@@ -201,7 +201,9 @@ class _Search:
         """Ritz vectors in the complement that belong among the wanted ones: copies that were missed."""
         if not self.tested:
             return pairs.residuals[:, :0]
-        known = basis.vectors(pairs.coordinates[:, pairs.chosen])
+        # Only what has converged is avoided: a guard that has not may hold a part of a missing copy.
+        converged = pairs.chosen[pairs.sizes <= self.tol * pairs.norm]
+        known = basis.vectors(pairs.coordinates[:, converged])
         space = Lanczos(self.operator.apply, self._random(1), CHECK, known)
         while not space.exhausted:
             space.step()

@@ -55,6 +55,7 @@ class Border:
         corner = self._coupling[self.inside]
         self._corner = 0.5 * (corner + corner.T)
         self._values = torch.zeros(size, dtype=torch.float64, device=device)
+        self._largest = 1  # unknowns of a block
 
     def absorb(self, members: Tensor, block: Tensor) -> None:
         """Take a diagonal block to its eigenvectors.
@@ -66,6 +67,7 @@ class Border:
         block : Tensor, shape (k, k)
         """
         values, vectors = torch.linalg.eigh(block)
+        self._largest = max(self._largest, len(block))
         self._values[members] = values
         self._coupling[members] = vectors.T @ self._coupling[members]
 
@@ -110,13 +112,17 @@ class Border:
                     "of eigenvalues, or their density, instead of all"
                 )
         left = self._left(np.concatenate(seen), torch.cat(rows))
-        rounding = 4 * EPS * len(left) ** 0.5 * norm
-        return np.concatenate([*free, torch.linalg.eigvalsh(left).cpu().numpy()]), width + dropped + rounding
+        left = torch.linalg.eigvalsh(left).cpu().numpy()
+        rounding = 2 * EPS * (len(left) + self._largest) * max(norm, float(np.abs(left).max()))
+        return np.concatenate([*free, left]), width + dropped + rounding
 
     def _left(self, values: np.ndarray, rows: Tensor) -> Tensor:
         """The dense problem of the seen directions and the border."""
-        diagonal = torch.diag(torch.as_tensor(values, device=rows.device))
-        return torch.cat([torch.cat([diagonal, rows], dim=1), torch.cat([rows.T, self._corner], dim=1)])
+        k, size = len(rows), len(rows) + len(self._corner)
+        left = torch.zeros(size, size, dtype=rows.dtype, device=rows.device)
+        left[:k, :k].diagonal().copy_(torch.as_tensor(values))
+        left[:k, k:], left[k:, :k], left[k:, k:] = rows, rows.T, self._corner
+        return left
 
 
 def _alike(values: np.ndarray, width: float) -> list[slice]:

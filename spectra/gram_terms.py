@@ -10,7 +10,7 @@ error over all pairs is a constant plus three terms, each with value, gradient a
 - `TargetTerm`: ``-(2/n) sum_{k != 0} Re rho_kkk`` and its trivial channel.
 
 Triples of tensors have shape (q, n); fields (directions of change) have shape (k, q, n). One product costs
-``18 n q^2 + 28 n^2 q`` flops and passes three times over q x q tables, which live in buffers that are used
+``18 n q^2 + 32 n^2 q`` flops and passes three times over q x q tables, which live in buffers that are used
 again: fresh tables of that size would cost more in page faults than in arithmetic.
 """
 

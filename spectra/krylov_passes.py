@@ -1,7 +1,8 @@
 """Eigenvectors at the upper end of a spectrum, every copy of each: Lanczos passes one after the other.
 
 One Krylov space meets one copy of a degenerate eigenvalue; the next one, in the complement of what was found,
-meets the next copy. The last pass shows that the complement holds nothing that belongs to the wanted ones.
+meets the next copy. The last pass finds that the complement holds nothing that belongs to the wanted ones: a
+search from a random start, at least half as deep as the one that found them, not a proof.
 In single precision vectors need half the memory and products half the time; the rounding, about 3e-7 of the
 norm, lies below what a start of a double-precision solver needs. For the lower end negate the product.
 """
@@ -25,6 +26,7 @@ KEPT = 40  # Ritz vectors that survive a restart
 LOOK = 10  # steps between two looks at the Ritz values, at least
 LEAST = 8  # steps before a limit ends a pass
 PASSES = 40  # most copies of one eigenvalue
+CHECK = 60  # steps, at least, before a complement is said to hold nothing
 DOUBT = 0.1  # a complement is seen when its top is known to this share of its distance from the wanted ones
 
 
@@ -39,7 +41,7 @@ class UpperVectors:
     values, residuals : ndarray, shape (count + guard,)
         Ritz values, and their residuals up to the rounding of products (absolute).
     complete : bool
-        Whether the complement was seen to hold no more; False where a limit came first.
+        Whether a search of the complement found no more; False where a limit came first.
     """
 
     vectors: Tensor
@@ -80,36 +82,61 @@ def upper_vectors(
     -------
     UpperVectors
     """
-    search = _Search(product, count, tol, time.monotonic() + max_seconds, max_products)
     rng = np.random.default_rng(seed)
     wanted = min(count + GUARD, dimension)
-    room = min(ROOM, max(4 * KEPT, basis_bytes // (dtype.itemsize * dimension)))
-    vectors = torch.zeros(dimension, 0, dtype=dtype, device=device)
-    values = residuals = np.zeros(0)
+    kept = max(KEPT, wanted)
+    room = max(4 * kept, min(ROOM, basis_bytes // (dtype.itemsize * dimension)))
+    search = _Search(product, count, tol, kept, time.monotonic() + max_seconds, max_products)
+    known = _Pairs(torch.zeros(dimension, 0, dtype=dtype, device=device), np.zeros(0), np.zeros(0))
+    merged, complete = known, False
     for _ in range(PASSES):
         first = torch.as_tensor(rng.standard_normal((dimension, 1)), dtype=dtype, device=device)
-        space = Lanczos(search.counted, first, min(room, dimension - len(values)), vectors)
+        space = Lanczos(search.counted, first, min(room, dimension - len(known.values)), known.vectors)
         if space.room <= 0:
-            return UpperVectors(vectors, values, residuals, True)
-        threshold = values[count - 1] if len(values) >= count else -np.inf
-        settled = search.settle(space, threshold)
-        found, coordinates, errors = (part[..., ::-1][..., :wanted] for part in space.ritz())
-        if settled and len(values) >= count and found[0] <= threshold + search.slack(space):
-            return UpperVectors(vectors, values, residuals, True)
-        vectors = torch.cat([vectors, space.vectors(coordinates)], dim=1)
-        values, residuals = np.concatenate([values, found]), np.concatenate([residuals, errors])
-        order = np.argsort(-values, kind="stable")[:wanted]
-        vectors = vectors[:, torch.as_tensor(order.copy(), device=device)]
-        values, residuals = values[order], residuals[order]
-        if not settled:
+            merged, complete = known, True
             break
-    return UpperVectors(vectors, values, residuals, False)
+        threshold = known.values[count - 1] if len(known.values) >= count else -np.inf
+        settled = search.settle(space, threshold)
+        values, coordinates, residuals = (part[..., ::-1][..., :wanted] for part in space.ritz())
+        found = _Pairs(space.vectors(coordinates), values, residuals)
+        merged = known.joined(found).chosen(slice(wanted))
+        complete = settled and values[0] <= threshold + 0.1 * tol * search.norm
+        if complete or not settled:
+            break
+        # Only what has converged is avoided: a guard that has not may hold a part of a missing copy.
+        known = known.joined(found.chosen(residuals <= tol * search.norm)).chosen(slice(wanted))
+    return UpperVectors(merged.vectors, merged.values, merged.residuals, complete)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    vectors: Tensor
+    values: np.ndarray
+    residuals: np.ndarray
+
+    def chosen(self, which: slice | np.ndarray) -> _Pairs:
+        """Some of them, the largest first."""
+        order = np.argsort(-self.values, kind="stable")
+        order = order[which[order] if isinstance(which, np.ndarray) else which]
+        columns = torch.as_tensor(order.copy(), device=self.vectors.device)
+        return _Pairs(self.vectors[:, columns], self.values[order], self.residuals[order])
+
+    def joined(self, other: _Pairs) -> _Pairs:
+        """These and the others."""
+        return _Pairs(
+            torch.cat([self.vectors, other.vectors], dim=1),
+            np.concatenate([self.values, other.values]), np.concatenate([self.residuals, other.residuals]),
+        )  # fmt: skip
 
 
 class _Search:
-    def __init__(self, product: Product, count: int, tol: float, last: float, max_products: float):
-        self.product, self.count, self.tol, self.last = product, count, tol, last
+    def __init__(
+        self, product: Product, count: int, tol: float, kept: int, last: float, max_products: float
+    ):  # fmt: skip
+        self.product, self.count, self.tol, self.kept, self.last = product, count, tol, kept, last
         self.products, self.max_products = 0, max_products
+        self.deepest = 0  # products of the deepest pass so far
+        self.norm = 0.0  # of the operator, as far as it was seen
 
     def counted(self, vector: Tensor) -> Tensor:
         self.products += 1
@@ -120,29 +147,30 @@ class _Search:
         """Whether a limit was reached."""
         return self.products >= self.max_products or time.monotonic() >= self.last
 
-    def slack(self, space: Lanczos) -> float:
-        """What does not count as larger: a tenth of the tolerance."""
-        return 0.1 * self.tol * float(np.abs(space.estimates()[0]).max())
-
     def settle(self, space: Lanczos, threshold: float) -> bool:
         """Grow the space until what lies above the threshold is known; False if a limit came first."""
+        begin = self.products
         while True:
             for _ in range(max(LOOK, space.steps // 8)):
                 if not space.exhausted and not (self.spent and space.steps >= LEAST):
                     space.step()
-            if space.invariant or self._known(space, threshold):
+            depth = self.products - begin
+            if self._known(space, threshold, depth) or space.invariant:
+                self.deepest = max(self.deepest, depth)
                 return True
             if self.spent:
                 return False
             if space.exhausted:
-                pairs = (part[..., ::-1][..., : min(KEPT, space.steps // 2)] for part in space.ritz()[:2])
+                pairs = (part[..., ::-1][..., : self.kept] for part in space.ritz()[:2])
                 space.restart(*pairs)
 
-    def _known(self, space: Lanczos, threshold: float) -> bool:
+    def _known(self, space: Lanczos, threshold: float, depth: int) -> bool:
         values, residuals = (table[::-1] for table in space.estimates())
+        self.norm = max(self.norm, float(np.abs(values).max()))
         above = values > threshold
         above[self.count :] = False
         if threshold > values[0] and residuals[0] <= DOUBT * (threshold - values[0]):
-            return True
-        small = residuals[above] <= self.tol * np.abs(values).max()
+            # What converged within the deepest pass shows as a value in half of it: so would its copy.
+            return depth >= max(CHECK, self.deepest // 2)
+        small = residuals[above] <= self.tol * self.norm
         return bool(above.any() and space.steps > self.count and small.all())

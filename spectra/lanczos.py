@@ -7,12 +7,15 @@ copy, or that there is none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.linalg import eigh, eigh_tridiagonal
 from torch import Tensor
+
+from manifold.errors import InputError
 
 Product = Callable[[Tensor], Tensor]
 
@@ -51,7 +54,8 @@ class Lanczos:
         self._losses = [np.zeros(0), np.ones(1)]  # estimated inner products of the last two vectors
         self._again, self._kept = False, 0  # whether to orthogonalise next; rows kept by a restart
         start = self._clear(self._clear(first[:, 0]))
-        self._rows[0] = start / start.norm().clamp_min(1e-300)
+        length = _length(start)
+        self._rows[0] = start / length if length else 0
 
     @property
     def invariant(self) -> bool:
@@ -76,12 +80,16 @@ class Lanczos:
     def step(self) -> None:
         """Extend the space by one vector."""
         j, last = self.steps, self._rows[self.steps]
-        image = self._clear(self.product(last[:, None])[:, 0])
+        image = self.product(last[:, None])[:, 0]
+        if j == 0:
+            _length(image, whole=True)
+        image = self._clear(image)
         for _ in range(2):  # the neighbours always, twice: nothing cancels afterwards
             image = self._subtracted(image, slice(max(j - 1, self._kept), j + 1))
         if self._kept:
             image = self._subtracted(image, slice(0, self._kept))
-        length = float(image.norm())
+        image = self._clear(image)  # last, or what is left of the known ones grows from step to step
+        length = _length(image)
         losses, noise = self._estimated(length)
         poor = bool(np.abs(losses).max() > self._eps**0.5)
         if poor or self._again:
@@ -90,7 +98,7 @@ class Lanczos:
         self._again = poor and not self._again
         self._losses = [self._losses[1], np.append(losses, 1.0)]
         self._coefficients[j + 1, j] = length
-        self._rows[j + 1] = image / max(length, 1e-300)
+        self._rows[j + 1] = image / length if length else 0
         self.steps = j + 1
 
     def _estimated(self, length: float) -> tuple[np.ndarray, float]:
@@ -115,7 +123,7 @@ class Lanczos:
     def _orthogonalised(self, image: Tensor, length: float) -> tuple[Tensor, float]:
         for _ in range(3):
             image = self._clear(self._subtracted(image, slice(0, self.steps + 1)))
-            before, length = length, float(image.norm())
+            before, length = length, _length(image)
             if length > 0.5 * before:  # else most of it was rounding
                 break
         return image, length
@@ -128,7 +136,10 @@ class Lanczos:
             values, coordinates = eigh(arrow)  # which reads the lower triangle alone
         else:
             values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
-        return values, np.abs(below[-1] * coordinates[-1])
+        return values, self._residuals(coordinates)
+
+    def _residuals(self, coordinates: np.ndarray) -> np.ndarray:
+        return np.abs(self._coefficients[self.steps, : self.steps] @ coordinates)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values, ascending, coordinates (steps, steps) and residuals (up to the error of products)."""
@@ -141,7 +152,7 @@ class Lanczos:
         gram = self._inner[:k, :k]
         compressed = self._inner[:k, : k + 1] @ self._coefficients[: k + 1, :k]
         values, coordinates = eigh(0.5 * (compressed + compressed.T), 0.5 * (gram + gram.T))
-        return values, coordinates, np.abs(self._coefficients[k, k - 1] * coordinates[-1])
+        return values, coordinates, self._residuals(coordinates)
 
     def vectors(self, coordinates: np.ndarray) -> Tensor:
         """Vectors (N, k) from coordinates (steps, k), orthonormal up to rounding."""
@@ -152,9 +163,23 @@ class Lanczos:
     def restart(self, values: np.ndarray, coordinates: np.ndarray) -> None:
         """Keep some Ritz pairs, values (k,) and coordinates (steps, k), and go on from the last vector."""
         k, last = len(values), self.steps
-        out = self._coefficients[last, last - 1] * coordinates[-1]
+        out = self._coefficients[last, :last] @ coordinates
         self._rows[k], self._rows[:k] = self._rows[last].clone(), self.vectors(coordinates).T
         self._coefficients[:], self._measured = 0, 0
         self._coefficients[np.arange(k), np.arange(k)], self._coefficients[k, :k] = values, out
         self.steps = self._kept = k
         self._losses, self._again = [np.zeros(0), np.ones(1)], False
+
+
+def _length(vector: Tensor, *, whole: bool = False) -> float:
+    """Norm of a vector; of a whole product it may not vanish by rounding.
+
+    Raises
+    ------
+    InputError
+        For NaN or infinity, and where squares overflow or vanish.
+    """
+    length = float(vector.norm())
+    if not math.isfinite(length) or (whole and length == 0 and bool(vector.any())):
+        raise InputError("operator: expected finite products of a size that can be squared, got NaN or worse")
+    return length

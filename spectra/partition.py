@@ -8,6 +8,7 @@ they are uncoupled: `spectra.blocks` measures what a partition drops.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
+from spectra.border import LEFT_LIMIT
 from spectra.functionals import Decayed, Functional
 from spectra.group_task import GroupTask
 
@@ -63,9 +65,10 @@ class BlockStructure:
 
     @property
     def memory(self) -> int:
-        """Predicted bytes: blocks held at once, and the couplings of the border."""
+        """Predicted bytes at most: blocks held at once, couplings of the border and what they leave."""
         blocks = min(int(8 * (self.sizes.astype(float) ** 2).sum()), GROUP_BYTES)
-        return blocks + 8 * len(self.labels) * (64 + 2 * len(self.border))
+        left = 2 * 8 * LEFT_LIMIT**2 if len(self.border) else 0
+        return blocks + left + 8 * len(self.labels) * (64 + 3 * len(self.border))
 
     @property
     def members(self) -> list[np.ndarray]:
@@ -146,20 +149,22 @@ def _components(
     return BlockStructure(labels - int(border.any()))
 
 
-def check_blocks(structure: BlockStructure | None) -> None:
+def check_blocks(structure: BlockStructure | None, memory_limit: float = math.inf) -> None:
     """Refuse a partition that does not help.
 
     Parameters
     ----------
     structure : BlockStructure or None
         From `frequency_blocks`.
+    memory_limit : float
+        Bytes.
 
     Raises
     ------
     InputError
         If there is no structure.
     TooLargeError
-        If the largest block is too large for a dense solver.
+        If the largest block is too large for a dense solver, or the border for the memory.
     """
     if structure is None:
         raise InputError(
@@ -172,4 +177,10 @@ def check_blocks(structure: BlockStructure | None) -> None:
             f"(limit {BLOCK_LIMIT:,}; alone it needs {8 * structure.products**2 / 2**30:,.1f} GiB); neurons "
             "carry too many output frequencies: ask for a number of eigenvalues, or their density, instead "
             "of all"
+        )
+    if structure.memory > memory_limit:
+        raise TooLargeError(
+            f"blocks: {len(structure.border):,} unknowns of neurons that carry many output frequencies join "
+            f"the blocks, and need {structure.memory / 2**30:,.1f} GiB (limit {memory_limit / 2**30:,.0f}); "
+            "ask for a number of eigenvalues, or their density, instead of all"
         )

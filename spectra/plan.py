@@ -206,7 +206,9 @@ def plan_spectrum(
             raise TooLargeError(_too_large(m, size, memory))
         if count is None and m <= size:
             moments = _moments_plan(functional, measure, operator, memory_limit)
-            return moments or _blocks_plan(functional, measure, operator, _too_large(m, size, memory))
+            return moments or _blocks_plan(
+                functional, measure, operator, memory_limit, _too_large(m, size, memory)
+            )
         subspace = "span" if m > size else "full"
     if count is None:
         subspace = "full"
@@ -214,7 +216,7 @@ def plan_spectrum(
     copies = 4 if size <= VECTORS_LIMIT else 2  # eigenvectors and work space, or the values alone
     memory = 8 * copies * size * size if dense else 8 * size * 300 + 2**30
     if dense and memory > memory_limit:
-        return _blocks_plan(functional, measure, operator, (
+        return _blocks_plan(functional, measure, operator, memory_limit, (
             f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
             f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
         ))  # fmt: skip
@@ -260,7 +262,7 @@ def _moments_plan(
 
 
 def _blocks_plan(
-    functional: Functional, measure: ParticleMeasure, operator: str, why_not_dense: str
+    functional: Functional, measure: ParticleMeasure, operator: str, memory_limit: int, why_not_dense: str
 ) -> SpectrumPlan:
     """The plan of a block decomposition, or the refusal that names both obstacles.
 
@@ -271,7 +273,7 @@ def _blocks_plan(
     """
     structure = frequency_blocks(functional, measure)
     try:
-        check_blocks(structure)
+        check_blocks(structure, memory_limit)
     except (InputError, TooLargeError) as error:
         raise TooLargeError(f"{why_not_dense}; {error}") from error
     size = len(structure.labels)
@@ -382,7 +384,7 @@ def _particle_spectrum(
     begin = time.monotonic()
     single = in_single_precision(operator, functional, measure)
     small = prepare_small_end(operator, single, count, seed=seed, max_seconds=SMALL_END_SHARE * max_seconds)
-    left = max_seconds - (time.monotonic() - begin)
+    left = 0.5 * (max_seconds - (time.monotonic() - begin))
     large = prepare_large_end(operator, single, count, seed=seed, max_seconds=left)
     del single
     starts = [large.start] if small.start is None else [large.start, small.start]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from manifold.measures import ParticleMeasure
 from spectra.assembly import group_task
 from spectra.functionals import Functional
-from spectra.variation import DeflatedVariation, SecondVariation
+from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
 
 def in_single_precision(
@@ -24,14 +27,23 @@ def in_single_precision(
     -------
     SecondVariation or DeflatedVariation or None
         Its products differ from those in double precision by about 3e-7 of the norm. None unless the
-        functional is a group task: others may not be made for it.
+        functional is a group task (others may not be made for it) of a size that single precision holds.
     """
-    if group_task(operator.full.at) is None:
+    weights = measure.weights.float()
+    if group_task(operator.full.at) is None or float(weights.min()) <= 0:
         return None
-    rounded = ParticleMeasure(measure.points.float(), measure.weights.float())
-    full = SecondVariation(functional.linearise(rounded))
-    if not isinstance(operator, DeflatedVariation):
-        return full
-    deflated = DeflatedVariation(full)
-    deflated.shift = operator.shift
-    return deflated
+    single = SecondVariation(functional.linearise(ParticleMeasure(measure.points.float(), weights)))
+    if isinstance(operator, DeflatedVariation):
+        single = DeflatedVariation(single)
+        single.shift = operator.shift
+    return single if _agree(single, operator) else None
+
+
+def _agree(single: SymmetricOperator, operator: SymmetricOperator) -> bool:
+    """Whether one product is right to 1e-4: small and large numbers may be out of range."""
+    rng = np.random.default_rng(0)
+    probe = torch.as_tensor(rng.standard_normal((operator.dimension, 1)), device=operator.device)
+    exact, image = operator.apply(probe), single.apply(probe.float())
+    small = 1e-4 * exact.norm()
+    # The norm too, by squares in single precision: they are out of range before the numbers are.
+    return bool((image.double() - exact).norm() <= small and (image.norm() - exact.norm()).abs() <= small)

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra import krylov_passes
+from spectra import krylov_passes, plan
 from spectra.block_solvers import block_spectrum
+from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
 from spectra.krylov_passes import upper_vectors
 from spectra.lanczos import Lanczos
 from spectra.large_end import prepare_large_end
+from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.single_precision import in_single_precision
 from spectra.variation import DeflatedVariation, DenseOperator, SecondVariation, SymmetricOperator
 
@@ -119,3 +122,72 @@ def test_start_of_a_group_task_agrees_with_the_dense_matrix(deflated):
     assert start.dtype == torch.float64
     ritz = torch.linalg.eigvalsh(start.T @ operator.apply(start)).flip(0)[:5].numpy()
     np.testing.assert_allclose(ritz, reference, rtol=1e-6)
+
+
+def _diagonal(values, dtype):
+    values = torch.as_tensor(values, dtype=dtype)[:, None]
+    return lambda vector: values * vector
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_definite_operators(dtype, sign):
+    """Zero lies outside the spectrum: what is left of known vectors must not grow there."""
+    values = np.sort(sign * np.linspace(1, 2, 3000) ** 2)
+    upper = upper_vectors(_diagonal(values, dtype), 3000, 3, dtype=dtype)
+    assert upper.complete
+    assert np.abs(upper.values[:3] - values[::-1][:3]).max() < 4e-6
+
+
+@pytest.mark.parametrize("values", [np.zeros(50), np.ones(50), np.r_[np.zeros(40), 1.0]])
+def test_constant_operators_in_single_precision(values):
+    upper = upper_vectors(_diagonal(values, torch.float32), len(values), 3, dtype=torch.float32)
+    assert np.abs(upper.values[:3] - np.sort(values)[::-1][:3]).max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_large_eigenspace_next_to_the_wanted_values_hides_no_copy(dtype):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([[1, 1, 0.999], np.full(40_000, 0.98), rng.uniform(-1, 0.5, 3000)])
+    for seed in range(5):
+        upper = upper_vectors(_diagonal(values, dtype), len(values), 2, seed=seed, dtype=dtype)
+        assert upper.complete
+        assert np.abs(upper.values[:2] - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170, np.nan])
+def test_sizes_beyond_floating_point_are_refused(scale):
+    with pytest.raises(InputError, match="finite products"):
+        upper_vectors(_diagonal(scale * np.linspace(0, 1, 100), torch.float64), 100, 3)
+
+
+def test_time_that_ends_in_a_restart_leaves_true_residuals(monkeypatch):
+    operator = _Planted(5000, 0.9, 3)
+    restart = Lanczos.restart
+
+    def last_restart(self, *pairs):
+        restart(self, *pairs)
+        monkeypatch.setattr(krylov_passes.time, "monotonic", lambda: np.inf)
+
+    monkeypatch.setattr(Lanczos, "restart", last_restart)
+    monkeypatch.setattr(krylov_passes, "ROOM", 1)
+    upper = upper_vectors(operator.apply, 5000, 30, tol=1e-12, basis_bytes=1)
+    assert not upper.complete
+    true = operator.apply(upper.vectors) - upper.vectors * torch.as_tensor(upper.values)
+    np.testing.assert_allclose(upper.residuals, true.norm(dim=0).numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-26, 1e10, 0.5])
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_ends_of_networks_of_any_size(size, decay, monkeypatch):
+    monkeypatch.setattr(plan, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(plan, "DENSE_WORK", 0.0)
+    task = GroupTask(FiniteAbelianGroup((7,)))
+    rng = np.random.default_rng(1)
+    measure = ParticleMeasure(torch.as_tensor(size * rng.standard_normal((40, task.dimension))))
+    functional = Decayed(task, decay) if decay else task
+    found = compute_spectrum(plan_spectrum(functional, measure, count=3), functional, measure).spectrum
+    exact = np.linalg.eigvalsh(SecondVariation(functional.linearise(measure)).dense().numpy())
+    norm = np.abs(exact).max()
+    assert np.abs(found.largest(3)[0] - exact[::-1][:3]).max() <= 1e-6 * norm
+    assert found.smallest(3)[0][0] >= exact[0] - 1e-6 * norm
