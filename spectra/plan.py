@@ -38,7 +38,7 @@ from spectra.variation import (
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
-MAX_SECONDS = 180.0  # of an iteration nobody gave a limit for
+MAX_SECONDS = 240.0  # of an iteration nobody gave a limit for
 SMALL_END_SHARE = 0.7  # of the time for a start of the small end; the rest is for the large end and proof
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 

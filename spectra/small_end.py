@@ -1,12 +1,13 @@
 """Help for the small end of the spectrum of a group task, which Krylov methods resolve last.
 
-Lanczos passes in single precision, as at the large end, and where the end is the edge of a cluster too dense
-for a thousand products a shifted inverse, if the first-layer matrix fits in memory (`spectra.assembly`).
+Lanczos passes in single precision, as at the large end. Where the end is the edge of a cluster too dense for
+a thousand products: a shifted inverse, if the first-layer matrix fits in memory (`spectra.assembly`), else a
+Krylov space many thousand products deep (`spectra.long_lanczos`).
 """
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor
 from spectra.assembly import Assembly, can_assemble, elimination_inverse
 from spectra.block_solvers import Preconditioner
 from spectra.krylov_passes import upper_vectors
+from spectra.long_lanczos import lowest_vectors
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
 
 FACTOR_BYTES = 2**29  # of the packed single-precision factor: 16,384 first-layer unknowns
-SCOUT = 1000  # products after which an inverse is cheaper
+SCOUT = 1000  # products after which other remedies are cheaper
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +80,22 @@ def prepare_small_end(
     # Decided from sizes: the tables of an assembly that would not be used need as much memory as the rest.
     first_layer = 2 * full.dimension // 3
     fits = can_assemble(full.at) and 2 * first_layer**2 <= FACTOR_BYTES
+    last = time.monotonic() + max_seconds
     found = upper_vectors(
         lambda vector: -single.apply(vector), single.dimension, count, tol=tol, seed=seed,
-        max_seconds=max_seconds, max_products=SCOUT if fits else math.inf,
+        max_seconds=max_seconds, max_products=SCOUT,
         dtype=torch.float32, device=single.device,
     )  # fmt: skip
     products, start = single.matvecs - before, found.vectors.double()
-    if found.complete or not fits:
-        complete = ("smallest",) if found.complete else ()
-        return SmallEnd(start, complete, None, products, "single-precision Lanczos")
+    if found.complete:
+        return SmallEnd(start, ("smallest",), None, products, "single-precision Lanczos")
+    if not fits:
+        deep, _, _ = lowest_vectors(
+            single.apply, single.dimension, count, tol=tol, seed=seed, device=single.device,
+            max_seconds=last - time.monotonic(),
+        )  # fmt: skip
+        products = single.matvecs - before
+        return SmallEnd(deep.double(), (), None, products, "deep single-precision Lanczos")
     inverse = _shifted_inverse(Assembly(full.at), float(-found.values[0]), float(found.residuals[0]))
     if inverse is None or not isinstance(operator, DeflatedVariation):
         return SmallEnd(start, (), inverse, products, "elimination of c")

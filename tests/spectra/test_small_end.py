@@ -10,6 +10,7 @@ from spectra import small_end
 from spectra.block_solvers import block_spectrum
 from spectra.group_task import GroupTask
 from spectra.krylov_passes import upper_vectors
+from spectra.long_lanczos import lowest_vectors
 from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.variation import DeflatedVariation, SecondVariation, SymmetricOperator
@@ -67,6 +68,28 @@ def test_the_edge_of_a_cluster_in_single_precision(rows):
     assert errors[0] < 2e-6 < errors[1]
 
 
+def test_a_deep_space_starts_a_block_solver():
+    rows = 700  # so that the basis has to restart
+    product, values = _clustered()
+    norm = values[-1]
+    vectors, found, residuals = lowest_vectors(product, SIZE, 6, basis_bytes=4 * SIZE * rows)
+    assert abs(found[0] - values[0]) < 1e-6 * norm
+    true = (product(vectors.double()) - vectors.double() * torch.as_tensor(found)).norm(dim=0)
+    np.testing.assert_allclose(true.numpy(), residuals, rtol=0.05, atol=2e-6 * norm)
+
+
+def test_limits_of_the_deep_space_are_kept():
+    product, _ = _clustered()
+    spent = []
+
+    def counted(v):
+        spent.append(1)
+        return product(v)
+
+    lowest_vectors(counted, SIZE, 6, max_products=30)
+    assert len(spent) <= 30 + 40  # and the products that compute the residuals
+
+
 def _operator(*, deflated):
     task = GroupTask(FiniteAbelianGroup((7,)))
     rng = np.random.default_rng(0)
@@ -77,17 +100,19 @@ def _operator(*, deflated):
 
 
 @pytest.mark.parametrize("deflated", [False, True])
-@pytest.mark.parametrize("eliminated", [True, False])
-def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, eliminated):
-    if eliminated:
+@pytest.mark.parametrize("remedy", ["none", "elimination", "deep space"])
+def test_small_end_agrees_with_the_dense_matrix(monkeypatch, deflated, remedy):
+    if remedy != "none":
         monkeypatch.setattr(small_end, "SCOUT", 20)
+    if remedy == "deep space":
+        monkeypatch.setattr(small_end, "FACTOR_BYTES", 0)
     task, measure, operator, reference = _operator(deflated=deflated)
     if deflated:
         operator.shift = 0.5 * float(reference[-1])
         reference = torch.linalg.eigvalsh(operator.dense())
     small = prepare_small_end(operator, in_single_precision(operator, task, measure), 4)
-    assert (small.precondition is not None) == eliminated
-    assert small.complete == (() if eliminated else ("smallest",))
+    assert (small.precondition is not None) == (remedy == "elimination")
+    assert small.complete == (("smallest",) if remedy == "none" else ())
     found = block_spectrum(
         operator, 4, start=small.start, precondition=small.precondition, complete=small.complete
     )
