@@ -50,17 +50,19 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
             ),
             "Degrees of freedom, loss and potentials against training step",
         ),
-        Picture(
-            "spectrum-fan",
-            fan_figure(study),
-            Markup(
-                "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
-                "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
-                "the bracket of steps that encloses them."
-            ),
-            "Branches of eigenvalues with zero crossings",
-        ),
     ]
+    if study.branch_eigenvalue.size:
+        pictures.append(
+            Picture(
+                "spectrum-fan", fan_figure(study),
+                Markup(
+                    "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
+                    "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
+                    "the bracket of steps that encloses them."
+                ),
+                "Branches of eigenvalues with zero crossings",
+            )
+        )  # fmt: skip
     if document["controls"]:
         pictures.append(
             Picture(
@@ -92,6 +94,11 @@ def _story(document: dict[str, Any]) -> Markup:
         "An unstable direction is a freedom that training can still use; one that contracts is used up. "
     )
     told = _counted(document) if document.get("complete", True) else _bounded(document)
+    if document.get("branches") == []:
+        return meaning + told + Markup(
+            "So many eigenvalues come without their eigenvectors: no branch was followed. To follow some, "
+            "ask for a number of eigenvalues at each end, or for a subset of the potentials."
+        )  # fmt: skip
     return meaning + told + _visits(document["kinds"])
 
 

@@ -139,8 +139,9 @@ def track(steps: Sequence[SpectralStep]) -> Branches:
         live = np.concatenate([live[kept], born])
         rows.append(dict(zip(live.tolist(), [*places[kept].tolist(), *fresh], strict=True)))
         total += len(born)
-    index = np.array([[row.get(b, -1) for b in range(total)] for row in rows]).reshape(len(steps), total)
-    overlaps = np.array([[link.get(b, np.nan) for b in range(total)] for link in links])
+    index = np.array([[row.get(b, -1) for b in range(total)] for row in rows], dtype=int)
+    index = index.reshape(len(steps), total)  # also where no step has vectors
+    overlaps = np.array([[link.get(b, np.nan) for b in range(total)] for link in links], dtype=float)
     return Branches(
         index, _pick(steps, index, "eigenvalues"), _pick(steps, index, "errors"),
         overlaps.reshape(len(steps) - 1, total),

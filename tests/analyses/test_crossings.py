@@ -24,7 +24,7 @@ from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
 from manifold.errors import RhoscopeError
-from spectra import plan
+from spectra import eigen, plan
 from spectra.crossings import SpectralStep
 from spectra.variation import DeflatedVariation, SecondVariation
 
@@ -456,3 +456,22 @@ def test_local_part_and_interaction_add_up(flow_run):
     interaction = (vectors * part.apply(vectors)).sum(0).numpy()
     assert interaction + record.local == pytest.approx(record.eigenvalues, abs=1e-5)
     assert np.abs(record.local).max() > 1e-2
+
+
+def test_complete_counts_without_eigenvectors(flow_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "DENSE_WORK", 0.0)  # so that sums over neurons are used,
+    monkeypatch.setattr(eigen, "VECTORS_LIMIT", 0)  # and only the values computed
+    page = tmp_path / "page.html"
+    found = call(
+        "crossings", flow_run, "--eigenvalues", "all", "--json", "--quiet", "--cache", tmp_path / "cache",
+        "--report", page, "--out", tmp_path / "study.nc",
+    )  # fmt: skip
+    found = json.loads(found.stdout)
+    assert found["branches"] == found["crossings"] == []
+    assert set(found["rank"]) == {18}
+    assert all(found["count_certified"])
+    assert max(found["negative"]) > 0 == found["negative"][-1]
+    text = page.read_text()
+    assert "no branch was followed" in text
+    assert "certain crossings" not in text
+    call("report", tmp_path / "study.nc", "--out", tmp_path / "again.html")

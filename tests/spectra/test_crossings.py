@@ -199,3 +199,9 @@ def test_bad_sequences():
         track([])
     with pytest.raises(InputError, match="one dimension"):
         track([*diagonal([[1.0]]), *diagonal([[1.0, 2.0]])])
+
+
+def test_steps_without_vectors_have_no_branches():
+    branches = track([SpectralStep(np.zeros(0), np.zeros(0), np.zeros((4, 0))) for _ in range(3)])
+    assert branches.index.shape == branches.eigenvalues.shape == (3, 0)
+    assert branches.overlaps.shape == (2, 0)
