@@ -176,15 +176,18 @@ def _motion(document: dict[str, Any]) -> list[Markup]:
         return [Markup("Of the moves of eigenvalues {} do not go up, {} do not go down.").format(*shares)]
     rises, falls = motion["violations"]["hessian"], motion["violations"]["jacobian"]
     paragraph = Markup(
-        "Is the motion one-way? No: {} of the moves of eigenvalues from step to step do not go up, {} do "
-        "not go down. Three things can move an eigenvalue: the Gram matrix of the potentials (how "
-        "strongly neurons can move each symbol), the curvature L″ of the loss, and the local part (how "
-        "each neuron is held in place). Of {} certain rises {} are led by the Gram matrix, {} by L″ and "
-        "{} by the local part; of {} certain falls {}, {} and {}. "
+        "Is the motion one-way? Of the moves of eigenvalues from step to step {} do not go up, {} do not go "
+        "down. "
     ).format(
-        percent(motion["fraction_nonincreasing_hessian"]), percent(motion["fraction_nonincreasing_jacobian"]),
-        rises["moves"], *_led(rises), falls["moves"], *_led(falls),
+        percent(motion["fraction_nonincreasing_hessian"]), percent(motion["fraction_nonincreasing_jacobian"])
     )  # fmt: skip
+    if rises["moves"] + falls["moves"]:  # of branches, which not every study can follow
+        paragraph += Markup(
+            "Three things can move an eigenvalue: the Gram matrix of the potentials (how strongly neurons "
+            "can move each symbol), the curvature L″ of the loss, and the local part (how each neuron is "
+            "held in place). Of {} certain rises {} are led by the Gram matrix, {} by L″ and {} by the local "
+            "part; of {} certain falls {}, {} and {}. "
+        ).format(rises["moves"], *_led(rises), falls["moves"], *_led(falls))
     return [paragraph + _condition(motion), _operators(motion)]
 
 

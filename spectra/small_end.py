@@ -95,7 +95,8 @@ def prepare_small_end(
             max_seconds=last - time.monotonic(),
         )  # fmt: skip
         products = single.matvecs - before
-        return SmallEnd(deep.double(), (), None, products, "deep single-precision Lanczos")
+        start = torch.cat([start, deep.double()], dim=1)
+        return SmallEnd(start, (), None, products, "deep single-precision Lanczos")
     inverse = _shifted_inverse(Assembly(full.at), float(-found.values[0]), float(found.residuals[0]))
     if inverse is None or not isinstance(operator, DeflatedVariation):
         return SmallEnd(start, (), inverse, products, "elimination of c")

@@ -474,4 +474,5 @@ def test_complete_counts_without_eigenvectors(flow_run, tmp_path, monkeypatch):
     text = page.read_text()
     assert "no branch was followed" in text
     assert "certain crossings" not in text
+    assert "certain rises" not in text
     call("report", tmp_path / "study.nc", "--out", tmp_path / "again.html")
