@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectra.block_solvers import GUARD
+from spectra.block_solvers import CHECK, GUARD
 from spectra.lanczos import Lanczos, Product
 
 BASIS_BYTES = 480 * 2**20  # of one pass; then it restarts
@@ -26,7 +26,6 @@ KEPT = 40  # Ritz vectors that survive a restart
 LOOK = 10  # steps between two looks at the Ritz values, at least
 LEAST = 8  # steps before a limit ends a pass
 PASSES = 40  # most copies of one eigenvalue
-CHECK = 60  # steps, at least, before a complement is said to hold nothing
 DOUBT = 0.1  # a complement is seen when its top is known to this share of its distance from the wanted ones
 
 

@@ -132,8 +132,8 @@ class Lanczos:
         """Ritz values, ascending, and residuals by the recurrence alone: cheap, to see what has settled."""
         diagonal, below = self._recurrence()
         if self._kept:
-            arrow = np.tril(self._coefficients[: self.steps, : self.steps])
-            values, coordinates = eigh(arrow)  # which reads the lower triangle alone
+            # An arrow, whose lower triangle is all that is read.
+            values, coordinates = eigh(self._coefficients[: self.steps, : self.steps], lower=True)
         else:
             values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
         return values, self._residuals(coordinates)
