@@ -178,7 +178,7 @@ def check_blocks(structure: BlockStructure | None, memory_limit: float = math.in
             "carry too many output frequencies: ask for a number of eigenvalues, or their density, instead "
             "of all"
         )
-    if structure.memory > memory_limit:
+    if len(structure.border) and structure.memory > memory_limit:
         raise TooLargeError(
             f"blocks: {len(structure.border):,} unknowns of neurons that carry many output frequencies join "
             f"the blocks, and need {structure.memory / 2**30:,.1f} GiB (limit {memory_limit / 2**30:,.0f}); "

@@ -12,7 +12,7 @@ from spectra.border import Border
 from spectra.constructions import f4_6
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
-from spectra.partition import BlockStructure, frequency_blocks
+from spectra.partition import BlockStructure, check_blocks, frequency_blocks
 from spectra.variation import DenseOperator, SecondVariation
 
 
@@ -98,3 +98,13 @@ def test_blocks_that_are_no_copies_are_refused(monkeypatch):
     matrix, structure = _arrow(2, 9, 4, 5)
     with pytest.raises(TooLargeError, match="5 unknowns of neurons that carry many output frequencies"):
         blocked_spectrum(DenseOperator(matrix), structure)
+
+
+def test_a_border_that_does_not_fit_is_refused():
+    _, structure = _arrow(0, 9, 4, 5)
+    check_blocks(structure)
+    with pytest.raises(TooLargeError, match=r"5 unknowns of neurons .* GiB"):
+        check_blocks(structure, memory_limit=2**20)
+    check_blocks(
+        BlockStructure(structure.labels[structure.labels >= 0]), memory_limit=1
+    )  # no border: as ever
