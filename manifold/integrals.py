@@ -7,6 +7,7 @@ plain matrix products over chunks of nodes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -58,12 +59,18 @@ class Cumulants:
         Fisher information (only when asked for).
     marginals : tuple of ndarray
         Probability of each node of each axis.
+    log_partition_error : float
+        Bound of the error of ``log_partition``: the rule and rounding (NaN where nobody has stated one).
+    mean_error : ndarray, shape (m,), or None
+        The same for the mean.
     """
 
     log_partition: float
     mean: np.ndarray
     covariance: np.ndarray | None
     marginals: tuple[np.ndarray, ...]
+    log_partition_error: float = math.nan
+    mean_error: np.ndarray | None = None
 
 
 class Bilinear:
