@@ -17,7 +17,7 @@ import numpy as np
 from manifold.boxes import Boxes, BoxIntegrator
 from manifold.errors import NotConvergedError, TooLargeError
 from manifold.harmonics import Harmonics, bandwidth, fourier
-from manifold.integrals import MAX_NODES, Cumulants, Integrator, Rule
+from manifold.integrals import MAX_NODES, Cumulants, Errors, Integrator, Rule
 from manifold.polynomials import Terms
 from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, global_rule, merged, panel_rule
 
@@ -30,6 +30,7 @@ DEEP_NODES = 5e6  # of a proven rule on more axes than boxes take
 AGREEMENT, GROWTHS, APART = 1e-13, 4, 1e-9  # two rules agree; more nodes tried; rules that err apart are refused
 ROUNDING = 16 * np.finfo(float).eps  # sums and products of one exponent, measured on closed forms
 FINEST = 4096
+SECOND = (1.1, 2)  # factor and nodes more on each axis: no common node, about twice the work on five axes
 _SUPPORT = 1e-22
 _PANEL_DEGREE = 72
 
@@ -315,7 +316,7 @@ class AdaptiveIntegrator:
         """
         found = self.integrator.evaluate(lam, rule, order=order)
         for _ in range(GROWTHS):
-            rule = self._grown(rule, 1.3, 2)
+            rule = self._grown(rule, *SECOND)
             before, found = found, self.integrator.evaluate(lam, rule, order=order)
             change = abs(found.log_partition - before.log_partition)
             moved = float(np.max(np.abs(found.mean - before.mean) / self.harmonics.ranges, initial=0.0))
@@ -335,11 +336,9 @@ class AdaptiveIntegrator:
         """
         ranges = self.harmonics.ranges
         rounding = ROUNDING * (1 + float(np.abs(lam) @ ranges))
-        deviation = ranges
-        if found.covariance is not None:
-            deviation = np.sqrt(np.diag(found.covariance).clip(min=0))
-        mean_error = (2 * quadrature + ROUNDING) * ranges + 2 * rounding * np.minimum(deviation, ranges)
-        return replace(found, log_partition_error=quadrature + rounding, mean_error=mean_error)
+        absolute = (2 * quadrature + ROUNDING) * ranges
+        errors = Errors(quadrature + rounding, absolute, np.full(len(ranges), 2 * rounding), ranges)
+        return replace(found, errors=errors)
 
     def _grown(self, rule: Rule, growth: float, extra: int = 0) -> Rule:
         """The same rule with more nodes on every axis or panel."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifold.adaptive import COARSE, FINE, AdaptiveIntegrator
 from manifold.errors import InputError, NotConvergedError, NotIntegrableError
-from manifold.integrals import Cumulants
+from manifold.integrals import Cumulants, Errors
 from manifold.monomials import Monomials
 from manifold.polynomials import Terms, terms_of
 from manifold.spaces import Product, Space, Sphere
@@ -202,13 +202,14 @@ class MaxEntFamily:
     def _evaluate(self, lam, order, tol, growth, extra, verify) -> Cumulants:
         log_partition, mean = 0.0, np.zeros(len(self))
         covariance = np.zeros((len(self), len(self))) if order == 2 else None
-        sizes, error, mean_error = [], 0.0, np.zeros(len(self))
+        sizes, error, absolute, relative, ranges = [], 0.0, *np.zeros((3, len(self)))
         for index, part in self._parts:
             if not part.axes:  # constants on the space
                 mean[index] = part.terms.coefficients.real.sum() if len(part.terms.coefficients) else 0.0
-                mean_error[index] = 4 * np.finfo(float).eps * np.abs(mean[index])
+                ranges[index] = np.abs(mean[index])
+                absolute[index] = 4 * np.finfo(float).eps * ranges[index]
                 log_partition += float(lam[index] @ mean[index])
-                error += float(np.abs(lam[index]) @ mean_error[index])
+                error += float(np.abs(lam[index]) @ absolute[index])
                 continue
             found, rule = part.cumulants(
                 lam[index], order=order, tol=tol, growth=growth, extra=extra, verify=verify
@@ -218,11 +219,13 @@ class MaxEntFamily:
             sizes.append(rule.sizes)
             log_partition += found.log_partition
             mean[index] = found.mean
-            error += found.log_partition_error
-            mean_error[index] = found.mean_error
+            error += found.errors.log_partition
+            absolute[index], relative[index] = found.errors.absolute, found.errors.relative
+            ranges[index] = found.errors.ranges
             if covariance is not None:
                 covariance[np.ix_(index, index)] = found.covariance
-        return Cumulants(log_partition, mean, covariance, tuple(sizes), error, mean_error)
+        errors = Errors(error, absolute, relative, ranges)
+        return Cumulants(log_partition, mean, covariance, tuple(sizes), errors)
 
     def _confirm(self, lam: np.ndarray, index: np.ndarray, found: Cumulants) -> None:
         """Panels that chains have chosen may miss a mode: annealed samples must agree with their moments.
