@@ -20,6 +20,7 @@ TOUCHING = 1e-13  # of the unit of u . r: nearer to the boundary the rounding of
 CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda is linear in it
 SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
 BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
+GLANCE = 30  # rounds of the search for a separating direction while Newton is still under way
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
@@ -196,7 +197,7 @@ class _Dual:
         self.family, self.moments = family, moments
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
-        self.checked = False
+        self.searched = 0
         self.touching: bool | None = None
         self.last = np.zeros(family.rank)
 
@@ -214,18 +215,18 @@ class _Dual:
         covariance = None if found.covariance is None else found.covariance[np.ix_(keep, keep)]
         return found.log_partition, found.mean[keep], covariance
 
-    def refuse_if_infeasible(self) -> None:
-        """Raise with a verified separating direction if there is one.
+    def refuse_if_infeasible(self, rounds: int = 300) -> None:
+        """Raise with a verified separating direction if there is one; a short search first, a long one once.
 
         Raises
         ------
         InfeasibleMomentsError
             If there is one.
         """
-        if self.checked:
+        if self.searched >= rounds:
             return
-        self.checked = True
-        certificate = separate(self.family, self.moments)
+        self.searched = rounds
+        certificate = separate(self.family, self.moments, rounds=rounds)
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
@@ -259,7 +260,7 @@ class _Dual:
                 return point, step
             size = np.abs(point * self.unit).max()
             if size > 12 or step == 25:
-                self.refuse_if_infeasible()
+                self.refuse_if_infeasible(GLANCE)
             if size > RUNAWAY or (size > 1e3 and self.touches(point)):
                 raise NotConvergedError(
                     "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
