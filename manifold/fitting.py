@@ -13,14 +13,15 @@ from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedErro
 from manifold.fisher_rao import FisherRaoManifold, solve_scaled
 from manifold.integrals import Cumulants
 from manifold.maxent import COARSE, FINE, MaxEntFamily
-from manifold.moment_body import Certificate, separate, support_function
+from manifold.moment_body import Certificate, certify, separate, support_function
 
 RUNAWAY = 1e15  # lambda in units of the monomials at which rounding of the moments hides their distance
 TOUCHING = 1e-13  # of the unit of u . r: nearer to the boundary the rounding of the moments decides
 CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda is linear in it
 SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
 BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
-GLANCE = 30  # rounds of the search for a separating direction while Newton is still under way
+LARGE = 100.0  # lambda in units of the monomials from which its direction is compared with the boundary
+GLANCE = 12  # rounds of the search for a separating direction while Newton is still under way
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
@@ -198,7 +199,7 @@ class _Dual:
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
         self.searched = 0
-        self.touching: bool | None = None
+        self.asked = 0.0
         self.last = np.zeros(family.rank)
 
     def embed(self, point: np.ndarray) -> np.ndarray:
@@ -230,16 +231,31 @@ class _Dual:
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
-    def touches(self, point: np.ndarray) -> bool:
-        """Whether the moments lie on the boundary in the direction of lambda (asked once)."""
-        if self.touching is None:
-            scaled = np.abs(point * self.unit)
+    def touches(self, point: np.ndarray, size: float) -> bool:
+        """Whether the moments lie on the boundary in the direction of a large lambda (asked once a decade).
+
+        Raises
+        ------
+        InfeasibleMomentsError
+            If they lie beyond it: lambda turns to the direction that separates them best.
+        """
+        if size < self.asked:
+            return False
+        self.asked = 10 * size
+        scaled = np.abs(point * self.unit)
+        for cut in (0.1, 0.0):  # small entries of lambda may belong to a fit within the face
             direction = np.zeros(len(self.family))
-            direction[self.family.independent] = np.where(scaled > 0.1 * scaled.max(), point, 0.0)
+            direction[self.family.independent] = np.where(scaled > cut * scaled.max(), point, 0.0)
+            certificate = certify(self.family, direction, self.moments)
+            if certificate is not None:
+                raise InfeasibleMomentsError(
+                    certificate.sentence(self.family.monomials.names), certificate
+                )
             support, _ = support_function(self.family.space, self.family.monomials, direction)
             unit = float(np.abs(direction) @ self.family.scale)
-            self.touching = support - float(direction @ self.moments) < TOUCHING * unit
-        return self.touching
+            if support - float(direction @ self.moments) < TOUCHING * unit:
+                return True
+        return False
 
     def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
         """Damped Newton on coarse rules until the decrement is small.
@@ -261,7 +277,7 @@ class _Dual:
             size = np.abs(point * self.unit).max()
             if size > 12 or step == 25:
                 self.refuse_if_infeasible(GLANCE)
-            if size > RUNAWAY or (size > 1e3 and self.touches(point)):
+            if size > RUNAWAY or (size > LARGE and self.touches(point, size)):
                 raise NotConvergedError(
                     "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
                     "the moment body (a measure on a face has them)"
