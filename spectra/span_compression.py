@@ -99,7 +99,7 @@ class SpanBasis:
         inverse, failed = lapack.dtrcon(self.triangle, norm="1", uplo="L")
         if failed or inverse == 0:
             return float("inf")
-        angle = SAFETY * EPS * self.rank**0.5 / inverse
+        angle = SAFETY * EPS / inverse  # the condition in the 1-norm: some times that in the 2-norm
         return angle if angle < UNCLEAR else float("inf")
 
     def lift(self, vectors: Tensor) -> Tensor:
