@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from analyses.layouts import Layout, stored_layout
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
@@ -32,7 +32,7 @@ from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spect
 from spectra.potentials import GroupPotentials
 from spectra.variation import SecondVariation, flat_operator
 
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 CONTROLS = ("none", "random")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
@@ -109,7 +109,14 @@ class SpectralQuestion:
         return dataclasses.replace(subject, network=mixed)
 
     def monomials(self, subject: Subject) -> Monomials | None:
-        """The chosen subset of R, or None for all of it."""
+        """The chosen subset of R, or None for all of it.
+
+        Raises
+        ------
+        InputError
+            If a subset is chosen for a network whose R has no such sets.
+        """
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -224,6 +231,7 @@ def compute_record(
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
         "activation": subject.network.activation.name,
+        "loss_name": subject.loss,
         "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,

@@ -241,13 +241,26 @@ def _literal(name: str) -> str:
 
 
 def _check_tables(folder: Path, force: bool) -> None:
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file; name a folder for the tables")
-    _check_folder(folder, folder)
+    check_folder(folder)
     if folder.is_dir() and not force and any(folder.glob("*.csv")):
         raise OutputExistsError(
             f"{folder} holds tables already; give --force to replace them, or another folder"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder for results that cannot be made or written.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is a file.
+    OutputError
+        If it cannot be written.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder")
+    _check_folder(folder, folder)
 
 
 def _check_folder(folder: Path, output: Path) -> None:
