@@ -183,8 +183,8 @@ def _notes(found: CheckpointAnalysis) -> list[str]:
     notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
     if found.subject.network.quadratic and not _unit_targets(found):
         notes.append(
-            "cross-entropy falls as long as the outputs grow: no value of rho_kkk is a target, so the share at "
-            "1 is not given, and zeros are told relative to the largest rho_kkk"
+            "cross-entropy falls as long as the outputs grow: no value of rho_kkk is a target, so the share "
+            "at 1 is not given, and zeros are told relative to the largest rho_kkk"
         )
     asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
     if found.question.density:

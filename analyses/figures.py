@@ -244,7 +244,7 @@ def _decades(top: float, threshold: float) -> FixedLocator:
 
 
 def _value_scale(axes: Axes, values: np.ndarray, errors: np.ndarray) -> None:
-    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the undetermined band."""
+    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the band around 0."""
     values, errors = values[np.isfinite(values)], errors[np.isfinite(errors)]
     if not len(values):
         return

@@ -111,7 +111,7 @@ def _with_weight(lifts: list[Lift]) -> list[Lift]:
     if not lifts or not all(len(lift.points) and math.isfinite(lift.mass) for lift in lifts):
         raise InputError(
             "network: expected neurons with a finite weight |z|^3 > 0 at some frequency, got none (a network "
-            "of zeros, or one that has diverged): there is no measure to fit"
+            "of zeros, or one whose |z|^3 is beyond double precision): there is no measure to fit"
         )
     return lifts
 

@@ -117,8 +117,8 @@ def _symbols_appear(document: dict[str, Any]) -> Markup:
     ones, steps = document["ones"], document["steps"]
     if ones[-1] is None and document["task"].get("activation", "square") == "square":
         return Markup(
-            "Cross-entropy falls as long as the outputs grow, so the target potentials ρ<sub>kkk</sub> have no "
-            "fixed value to reach: they only have to stand out from all others."
+            "Cross-entropy falls as long as the outputs grow, so the target potentials ρ<sub>kkk</sub> have "
+            "no fixed value to reach: they only have to stand out from all others."
         )
     if ones[-1] is None:
         return Markup(

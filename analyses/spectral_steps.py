@@ -240,7 +240,10 @@ def compute_record(
         "notes": list(subject.notes),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
-    lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors
+    size = len(subject.measure) if question.operator == "flat" else subject.measure.points.numel()
+    lifted = torch.zeros(size, 0, dtype=torch.float64)
+    if found.vectors.shape[1]:
+        lifted = result.lift(found.vectors[:, torch.as_tensor(kept)])
     kept, local = kept[: lifted.shape[1]], np.zeros(min(len(kept), lifted.shape[1]))
     if question.operator == "wasserstein" and len(kept):
         part = SecondVariation(at, parts=("local",))

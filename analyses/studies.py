@@ -62,6 +62,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     check_free(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_free(path, force)  # again: new/../old is old only once new is there
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
@@ -127,10 +128,10 @@ def plain(value: Any) -> Any:
 
 
 def readable(text: str) -> str:
-    """Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
+    r"""Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
 
     Paths reach Python with undecodable bytes as lone surrogates, which no encoding writes. Where the locale
-    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\\xff``.
+    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\xff``.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -291,21 +291,10 @@ def _remove_empty(folder: Path, *, whole: bool) -> None:
 def _train_and_save(
     plan: TrainingPlan, run: Run, wanted: set[int], *, device: str, resume: bool, progress: Progress
 ) -> None:
-    """The steps of a plan, with a checkpoint and the state to go on from at each wanted one.
-
-    Raises
-    ------
-    NotConvergedError
-        If the weights are no longer finite; the checkpoints before are whole.
-    """
+    """The steps of a plan, with a checkpoint and the state to go on from at each wanted one."""
     loop = _flow_steps if plan.optimizer == "flow" else _optimizer_steps
     state = _load_state(run) if resume else None
     for step, loss, weights, keep in loop(plan, state, device):
-        if step in wanted and not all(torch.isfinite(w).all() for w in weights):
-            raise NotConvergedError(
-                f"training diverged: at step {step} the weights are no longer finite; lower lr (it was "
-                f"{plan.lr:g}). The checkpoints up to step {max(run.files, default=0)} are whole"
-            )
         if step in wanted and step not in run.files:
             run.save(step, dict(zip(_keys(plan), (w.cpu() for w in weights), strict=True)))
         if step in wanted:
@@ -356,6 +345,7 @@ def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: s
         return {"weights": [w.cpu() for w in weights], "optimizer": optimizer.state_dict()}
 
     for step in range(first, plan.steps + 1):
+        _check_finite(plan, step, weights)
         loss, slopes = gradient(weights)
         yield step, loss, weights, keep
         for group in optimizer.param_groups:
@@ -366,6 +356,21 @@ def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: s
         if plan.centred:
             for w in weights:
                 w -= w.mean(0)
+
+
+def _check_finite(plan: TrainingPlan, step: int, weights: list[Tensor]) -> None:
+    """Stop where training has diverged.
+
+    Raises
+    ------
+    NotConvergedError
+        If a weight is not finite.
+    """
+    if not all(torch.isfinite(w).all() for w in weights):
+        raise NotConvergedError(
+            f"training diverged: the weights of step {step} are not finite; lower lr (it was {plan.lr:g}). "
+            "The checkpoints before are whole"
+        )
 
 
 def _rate(plan: TrainingPlan, step: int) -> float:
@@ -394,4 +399,5 @@ def _flow_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: str):
     for step, measure in zip(range(first, plan.steps + 1), flow, strict=True):
         now = net.with_points(measure.points, centred=plan.centred)
         kept = [now.a, now.c] if plan.tied else [now.a, now.b, now.c]
+        _check_finite(plan, step, kept)
         yield step, (lambda m=measure: task.value(m)), kept, (lambda k=kept: {"weights": k})

@@ -58,10 +58,14 @@ Examples:
 PANEL = "Spectrum"
 
 
-def _decay(text: str) -> str:
-    if text == "from-run":
-        return text
-    return str(real(least=0)["parser"](text))
+def decay_text(text: str) -> str:
+    """A check of ``--weight-decay``: a number, or from-run."""
+    return text if text == "from-run" else str(real(least=0)["parser"](text))
+
+
+def decay_of(text: str) -> float | None:
+    """The decay that ``--weight-decay`` asks for; None: that of the run."""
+    return None if text == "from-run" else float(text)
 
 
 def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -73,6 +77,11 @@ def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
         return text
 
     return count
+
+
+def count_of(text: str) -> int | None:
+    """The number that ``--eigenvalues`` asks for; None for a word."""
+    return int(text) if text.isdecimal() else None
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +104,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 help="L2 decay of the objective: a number, or from-run.",
                 rich_help_panel=PANEL,
-                **converted(_decay, "NUMBER"),
+                **converted(decay_text, "NUMBER"),
             ),
         ] = "from-run",
         pairs: Annotated[
@@ -165,11 +174,11 @@ def register(app: typer.Typer) -> None:
             output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
         subject = subject_of(
-            checkpoint, chosen, run, centred=centred, weight_decay=None if weight_decay == "from-run" else float(weight_decay), pairs=pairs,
-            device=device,
+            checkpoint, chosen, run, centred=centred, weight_decay=decay_of(weight_decay),
+            pairs=pairs, device=device,
         )  # fmt: skip
         question = Question(
-            operator, subspace, potentials, None if eigenvalues in {"all", "density"} else int(eigenvalues), refine, tolerance, seed,
+            operator, subspace, potentials, count_of(eigenvalues), refine, tolerance, seed,
             density=eigenvalues == "density",
         )  # fmt: skip
         net = subject.network

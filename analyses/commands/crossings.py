@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from analyses.commands.analyze import count_text
+from analyses.commands.analyze import count_of, count_text
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -180,7 +181,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("--workers and --dask: give one of them")
         run = Run.open(run_dir, step_pattern=step_pattern)
         question = SpectralQuestion(
-            operator, subspace, None if eigenvalues == "all" else int(eigenvalues), centred, seed, device, potentials=potentials,
+            operator, subspace, count_of(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
         )  # fmt: skip
         extras = StudyPlan(
@@ -289,6 +290,8 @@ def _table(document: dict[str, Any]) -> list[str]:
 def _motion_line(name: str, found: dict[str, Any]) -> str:
     if found["constant"]:
         return f"{name}: constant (the loss is quadratic in the potentials)"
+    if not np.isfinite(found["fraction_nonincreasing_hessian"]):
+        return f"{name}: no move to follow"
     return (
         f"{name}: {found['fraction_nonincreasing_hessian']:.3f} of the moves do not increase Hessian, "
         f"{found['fraction_nonincreasing_jacobian']:.3f} not Jacobian eigenvalues"
@@ -302,7 +305,8 @@ def _certified_line(found: dict[str, Any]) -> str:
     apart = f"{found['symmetries']} symmetries apart; " if found["symmetries"] else ""
     return (
         f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
-        f"{found['dimension']} moves of the neurons ({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
+        f"{found['dimension']} moves of the neurons "
+        f"({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
     )
 
 

@@ -219,7 +219,13 @@ def _of_path(
             if all_steps:
                 network = chosen.network(run.read(current))
             a, b, c = (z.numpy() for z in network.coefficients())
-            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            try:
+                lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            except InputError:
+                if current == steps[-1]:
+                    raise
+                lifts = []  # its place in the trajectory stays empty
+                say(f"step {current}: no neuron has weight, nothing is fitted there")
             if not trajectory:
                 chosen_k = {lift.k for lift in lifts[:frequencies]}
             found = []

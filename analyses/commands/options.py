@@ -226,6 +226,7 @@ def check_outputs(
         if path.is_dir():
             raise InputError(f"{path} is a folder: expected the name of a file to write")
         check_free(path, force)
+        check_free(path.resolve(), force)
         _check_folder(path.parent, path)
     if len({path.resolve() for path in files}) < len(files):
         raise InputError(f"{files[-1]}: two outputs have the same name; give each its own")
@@ -264,7 +265,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_folder(folder: Path, output: Path) -> None:
-    """Whether an output can be made in a folder: it, or the nearest one above it that is there, takes files."""
+    """Whether an output can be made in a folder: it, or the nearest one above that is there, takes files."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():

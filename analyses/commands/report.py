@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import xarray as xr
 
 from analyses.checkpoint import Question, analyze, unfinished
 from analyses.commands.crossings import last_usable
@@ -91,9 +92,10 @@ def register(app: typer.Typer) -> None:
         if path.is_file():
             page = out if out is not None else path.with_suffix(".html")
             check_outputs(force=force, report=page, figure_format=figure_format)
+            study = read_study(path)
             say(f"plan: read {path}, write {page}", quiet=quiet)
             if not dry_run:
-                _reopen(path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
+                _reopen(study, path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
             return
         run = Run.open(path, step_pattern=step_pattern)
         page = out if out is not None else path / "report.html"
@@ -118,11 +120,12 @@ def register(app: typer.Typer) -> None:
         )  # fmt: skip
 
 
-def _reopen(path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool) -> None:
+def _reopen(
+    study: xr.Dataset, path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool
+) -> None:
     """The page of a study that is on disk."""
     from analyses.report import section_of
 
-    study = read_study(path)
     kind = study.attrs.get("study")
     try:
         section_of(study)

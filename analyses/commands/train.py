@@ -19,7 +19,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.commands.values import MOST_STEPS, filled, one_of, real, whole
+from analyses.commands.values import MOST_STEPS, converted, group_name, one_of, real, whole
 from analyses.training import OPTIMIZERS, SCHEDULES, TrainingPlan, save_steps, train
 from manifold.groups import FiniteAbelianGroup
 from spectra.group_task import LOSSES
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
     def command(
         run_dir: Annotated[Path, typer.Argument(help="Folder for run.json and checkpoints/.")],
         group: Annotated[
-            str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.", **filled("a group such as Z23"))
+            str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.", **converted(group_name, "GROUP"))
         ],
         width: Annotated[int, typer.Option(help="Number q of neurons.", **whole(1))] = 256,
         loss: Annotated[str, typer.Option(help=" | ".join(LOSSES), **one_of(LOSSES))] = "projected_mse",
