@@ -82,11 +82,6 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def rhoscope_version() -> str:
     """The installed version of rhoscope, or ``"unknown"`` from a bare source tree."""
     try:

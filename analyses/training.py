@@ -17,12 +17,13 @@ from torch import Tensor
 
 from analyses.layouts import Layout
 from analyses.runs import Run
-from analyses.studies import Progress, atomic_path, machine_memory, provenance, silent
+from analyses.studies import Progress, atomic_path, provenance, silent
 from manifold.errors import CheckpointError, InputError, NotConvergedError, TooLargeError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra.flow import gradient_flow
 from spectra.group_task import LOSSES, GroupTask
+from spectra.machine import machine_memory
 from spectra.networks import GroupNetwork
 from spectra.relabelled import labelled_task
 

@@ -224,7 +224,8 @@ def test_outputs_are_checked_before_the_work(rhoscope, folder, monkeypatch):
         cases = [
             ("--out", "taken.nc", "exists"), ("--out", "tables", "folder"),
             ("--out", "full/x.nc", "no folder"),
-            ("--report", "taken.nc", "exists"), ("--csv", "tables", "tables already"), ("--csv", "full", "file"),
+            ("--report", "taken.nc", "exists"), ("--csv", "tables", "tables already"),
+            ("--csv", "full", "file"),
         ]  # fmt: skip
         if command in {"compose", "construct", "convert"}:
             cases = [("--out", "n.pt", "exists"), ("--out", "full/x.pt", "no folder")]
