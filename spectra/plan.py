@@ -22,11 +22,12 @@ from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, den
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
+from spectra.long_lanczos import BASIS_BYTES
 from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
 from spectra.single_precision import in_single_precision
-from spectra.small_end import prepare_small_end
+from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
 from spectra.variation import (
     DeflatedVariation,
@@ -75,6 +76,8 @@ class SpectrumPlan:
         Complete in span(R) without the matrix of gradients (see `spectra.span_compression`).
     seconds : float or None
         Rough time on one core, where that is known.
+    spare : int
+        Bytes that it may need in addition where the spectrum is hard; known only during the work.
     program : int
         Bytes that the process holds when the plan is made: libraries and the checkpoint.
     """
@@ -91,6 +94,7 @@ class SpectrumPlan:
     products: int | None = None
     moments: bool = False
     seconds: float | None = None
+    spare: int = 0
     program: int = field(default_factory=resident_memory)
 
     @property
@@ -110,6 +114,11 @@ class SpectrumPlan:
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
             f"dimension {self.dimension:,}, {how}{work}, "
             f"about {(self.memory + self.program) / 2**20:,.0f} MiB with the program"
+            + (
+                f", up to {self.spare / 2**20:,.0f} MiB more if the small end is crowded"
+                if self.spare
+                else ""
+            )
         )
 
 
@@ -219,13 +228,15 @@ def plan_spectrum(
     if count is None:
         subspace = "full"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
-    memory = dense_memory(size) if dense else 8 * size * 300 + 2**30
+    memory = dense_memory(size) if dense else krylov_memory(size, count)
     if dense and memory > memory_limit:
         return _blocks_plan(functional, measure, operator, memory_limit, (
             f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
             f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
         ))  # fmt: skip
-    return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
+    return SpectrumPlan(
+        operator, subspace, "particles", size, dense, count, memory, spare=0 if dense else BASIS_BYTES
+    )
 
 
 def dense_memory(size: int) -> int:
@@ -235,6 +246,15 @@ def dense_memory(size: int) -> int:
     work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
     """
     return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
+
+
+def krylov_memory(size: int, count: int) -> int:
+    """Bytes at the peak of block Lanczos: a single-precision basis, and blocks of the double-precision one.
+
+    Measured at N = 11,700 and 27,600: as much as a basis of `SCOUT` vectors. A small end that is a dense
+    cluster takes up to `BASIS_BYTES` more.
+    """
+    return min(BASIS_BYTES, 4 * size * SCOUT) + 8 * size * 16 * count + BESIDE
 
 
 def dense_span_memory(small: int, large: int) -> int:
