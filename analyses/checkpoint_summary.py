@@ -50,11 +50,12 @@ def _rebuilt(error: float | None) -> str:
 
 def _potential_words(potentials: dict[str, Any]) -> str:
     zeros = ", ".join(f"{name} {100 * share:.0f} % at 0" for name, share in potentials["zeros"].items())
-    if potentials["determine_loss"]:
+    if potentials["ones"] is not None:
         return f"potentials: {100 * potentials['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; {zeros}"
     low, high = min(potentials["alignment"]), max(potentials["alignment"])
+    only = "" if potentials["determine_loss"] else " (order parameters only)"
     return (
-        f"potentials (order parameters only): phases of rho_kkk aligned {low:.2f} to {high:.2f}; "
+        f"potentials{only}: phases of rho_kkk aligned {low:.2f} to {high:.2f}; "
         f"within {TOLERANCE} of the largest: {zeros}"
     )
 

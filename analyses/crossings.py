@@ -253,5 +253,6 @@ def _usable(
         else:
             raise CheckpointError(f"step {step}: {problem}; --skip-bad leaves such steps out")
     if len(records) < 2:
-        raise InputError(f"{run.path}: only {len(records)} usable checkpoints; crossings need two")
+        why = "".join(f"; step {step}: {reason}" for step, reason in list(skipped.items())[:3])
+        raise InputError(f"{run.path}: crossings need two usable checkpoints, there is {len(records)}{why}")
     return records, skipped

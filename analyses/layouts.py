@@ -15,7 +15,7 @@ from analyses.elements import element_order, inverse, read_elements
 from analyses.expressions import parse_expression
 from analyses.reading.statedicts import METADATA_KEY
 from analyses.reading.text import shown
-from manifold.errors import InputError, LayoutError
+from manifold.errors import CheckpointError, InputError, LayoutError
 from manifold.groups import FiniteAbelianGroup
 
 if TYPE_CHECKING:
@@ -307,6 +307,8 @@ class Layout:
         ------
         LayoutError
             If the tensors do not fit, or the activation is not the square where that is asked for.
+        CheckpointError
+            If the loss overflows with weights as large.
         """
         from spectra.activations import parse_activation  # late: spectra imports torch
         from spectra.networks import GroupNetwork
@@ -317,10 +319,16 @@ class Layout:
                 "other activations have a spectrum (rhoscope analyze, crossings)"
             )
         weights = self.weights(checkpoint)
-        return GroupNetwork(
+        network = GroupNetwork(
             self._parsed_group(), weights.a, weights.b, weights.c, self.output_scale,
             parse_activation(self.activation),
         )  # fmt: skip
+        if (size := network.largest) > network.overflow:
+            raise CheckpointError(
+                f"{checkpoint.path}: weights as large as {size:.1e}, with which the loss overflows double "
+                "precision: this training has diverged"
+            )
+        return network
 
     def _matrix(self, name: str, checkpoint: Checkpoint, n: int) -> Tensor | None:
         text = getattr(self, name)

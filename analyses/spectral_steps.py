@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from analyses.layouts import Layout, stored_layout
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
@@ -115,7 +115,14 @@ class SpectralQuestion:
         return dataclasses.replace(subject, network=mixed)
 
     def monomials(self, subject: Subject) -> Monomials | None:
-        """The chosen subset of R, or None for all of it."""
+        """The chosen subset of R, or None for all of it.
+
+        Raises
+        ------
+        InputError
+            If a subset is chosen for a network whose R has no such sets.
+        """
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -230,6 +237,7 @@ def compute_record(
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
         "activation": subject.network.activation.name,
+        "loss_name": subject.loss,
         "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,
@@ -238,7 +246,10 @@ def compute_record(
         "notes": list(subject.notes),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
-    lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors
+    size = len(subject.measure) if question.operator == "flat" else subject.measure.points.numel()
+    lifted = torch.zeros(size, 0, dtype=torch.float64)
+    if found.vectors.shape[1]:
+        lifted = result.lift(found.vectors[:, torch.as_tensor(kept)])
     kept, local = kept[: lifted.shape[1]], np.zeros(min(len(kept), lifted.shape[1]))
     if question.operator == "wasserstein" and len(kept):
         part = SecondVariation(at, parts=("local",))

@@ -135,7 +135,7 @@ def fit(
             point, steps = problem.newton(start, max_iterations, report)
         else:
             point, steps = problem.trust_regions(start, max_iterations)
-        result = problem.polish(point, steps, method)
+        result = problem.polish(point, steps, method, limit=max_iterations)
         if not result.converged:
             raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
     except (TooLargeError, NotConvergedError) as error:
@@ -280,7 +280,7 @@ class _Dual:
         outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
         return outcome.point, int(outcome.iterations)
 
-    def polish(self, point: np.ndarray, steps: int, method: str) -> MaxEntFit:
+    def polish(self, point: np.ndarray, steps: int, method: str, *, limit: int) -> MaxEntFit:
         """Chord steps on fine rules; the last residual is measured with more nodes than made the point."""
         covariance = self.cumulants(point, 2, COARSE)[2]
         errors: list[float] = []
@@ -314,7 +314,7 @@ class _Dual:
         scale = np.sqrt(np.diag(information)[keep].clip(min=np.finfo(float).tiny))
         values = np.linalg.eigvalsh(information[np.ix_(keep, keep)] / np.outer(scale, scale))
         converged = decrement < max(1e-6, 50 * self._floor(point, covariance)) and moment_error < 1e-7
-        reason = Reason.CONVERGED if converged else (Reason.ITERATIONS if steps >= 120 else Reason.STALLED)
+        reason = Reason.CONVERGED if converged else (Reason.ITERATIONS if steps >= limit else Reason.STALLED)
         return MaxEntFit(
             family=self.family, moments=self.moments, lam=lam, log_partition=value,
             entropy=value - float(point @ mean), moment_error=moment_error, fisher_rank=self.family.rank,

@@ -9,6 +9,7 @@ import typer
 
 from analyses.checkpoints import Checkpoint
 from analyses.commands.options import say
+from analyses.commands.values import converted, group_name, real
 from analyses.elements import read_elements
 from analyses.guesses import guess_layout
 from analyses.layouts import Layout
@@ -29,7 +30,10 @@ TensorOptions = Annotated[
     ),
 ]
 GroupOption = Annotated[
-    str | None, typer.Option("--group", help="Group: Z23, Z4xZ6.", rich_help_panel=_PANEL)
+    str | None,
+    typer.Option(
+        "--group", help="Group: Z23, Z4xZ6.", rich_help_panel=_PANEL, **converted(group_name, "GROUP")
+    ),
 ]
 LossOption = Annotated[
     str | None,
@@ -43,7 +47,12 @@ ActivationOption = Annotated[
 ]
 OutputScaleOption = Annotated[
     float | None,
-    typer.Option("--output-scale", help="The factor s before the sum over neurons.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--output-scale",
+        help="The factor s before the sum over neurons.",
+        rich_help_panel=_PANEL,
+        **real(above=0),
+    ),
 ]
 ElementsOption = Annotated[
     Path | None,
