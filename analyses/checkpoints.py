@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy
 
 from analyses.reading.statedicts import METADATA_KEY
-from analyses.reading.text import shown
+from analyses.reading.text import path_text, shown
 from analyses.step_names import step_in_name, step_word
 from manifold.errors import CheckpointError, InputError, UntrustedCheckpointError
 
@@ -103,10 +104,10 @@ class Checkpoint:
         for key in keys:
             if key in self.non_finite:
                 raise CheckpointError(
-                    f"{self.path}: tensor {shown(key)} has NaN or infinite values ({self.non_finite[key]})"
+                    f"{path_text(self.path)}: tensor {shown(key)} has NaN or infinite values ({self.non_finite[key]})"
                 )
             if key in self.ignored and key not in self.tensors:
-                raise CheckpointError(f"{self.path}: tensor {shown(key)} was left out: {self.ignored[key]}")
+                raise CheckpointError(f"{path_text(self.path)}: tensor {shown(key)} was left out: {self.ignored[key]}")
 
     @property
     def listing(self) -> list[dict[str, Any]]:
@@ -248,8 +249,8 @@ class CheckpointReader:
                 return self._ask(path, selector, look)
             except CheckpointError as error:
                 place = f"{SELECTOR}{selector}" if selector else ""
-                message = str(error).replace(f"FILE{SELECTOR}", f"{path}{SELECTOR}")
-                raise type(error)(f"{path}{place}: {message}") from None
+                message = str(error).replace(f"FILE{SELECTOR}", f"{path_text(path)}{SELECTOR}")
+                raise type(error)(f"{path_text(path)}{place}: {message}") from None
             except BaseException:
                 self.close()  # an interrupted answer would be taken for the next one
                 raise
@@ -318,10 +319,17 @@ def split_selector(path: str | Path) -> tuple[Path, str | None]:
     tuple of (Path, str or None)
     """
     text = os.fspath(path)
-    before, mark, place = text.partition(SELECTOR)
-    if not mark or not before or not place or os.path.lexists(text):
+    if os.path.lexists(text):
         return Path(path), None
-    return Path(before), place
+    cuts = [found.start() for found in re.finditer(SELECTOR, text)]
+    cuts = [cut for cut in cuts if 0 < cut < len(text) - len(SELECTOR)]
+    cut = next((cut for cut in cuts if os.path.lexists(text[:cut])), cuts[0] if cuts else None)
+    return (Path(path), None) if cut is None else (Path(text[:cut]), text[cut + len(SELECTOR) :])
+
+
+def at_place(path: Path, selector: str | None) -> Path:
+    """The path that `split_selector` takes apart again."""
+    return path if selector is None else Path(f"{path}{SELECTOR}{selector}")
 
 
 def _why(complaints: IO[bytes]) -> str:
