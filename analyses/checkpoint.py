@@ -369,3 +369,8 @@ def reached(found: CheckpointAnalysis) -> bool:
     """Whether everything that was asked for converged."""
     refined = not found.question.refine or found.fixed_point.kind is not FixedPointKind.NONE
     return refined and found.result.spectrum.converged
+
+
+def unfinished(found: CheckpointAnalysis) -> str | None:
+    """What did not converge, in a sentence; None where everything did."""
+    return None if reached(found) else f"not converged: {found.problem or found.result.spectrum.reason.value}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from analyses.controls import CONTROL_WORDS
+from analyses.drawing import Figure
 from analyses.figures import (
     BLUE,
     GREEN,

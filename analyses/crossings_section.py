@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     pictures = [
         Picture(
             "degrees-of-freedom",
-            freedom_figure(study),
+            partial(freedom_figure, study),
             Markup(
                 "Above: how many directions in which the potentials can move are unstable, marginal and "
                 "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
@@ -54,7 +55,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     if study.branch_eigenvalue.size:
         pictures.append(
             Picture(
-                "spectrum-fan", fan_figure(study),
+                "spectrum-fan", partial(fan_figure, study),
                 Markup(
                     "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
                     "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
@@ -66,7 +67,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     if document["controls"]:
         pictures.append(
             Picture(
-                "null-controls", control_figure(study, list(document["controls"])),
+                "null-controls", partial(control_figure, study, list(document["controls"])),
                 Markup(
                     "The run beside its null controls, studied in the same way: the number of unstable "
                     "directions, and the loss."
@@ -77,7 +78,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     if document["fixed_points"]:
         pictures.append(
             Picture(
-                "fixed-points", fixed_point_figure(study),
+                "fixed-points", partial(fixed_point_figure, study),
                 Markup(
                     "The fixed point reached from every step. Above: how far the neurons had to move to it "
                     "(open: some potential moved by a half on the way). Below: the loss at the step (line) "

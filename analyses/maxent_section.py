@@ -8,7 +8,6 @@ from typing import Any
 import xarray as xr
 from markupsafe import Markup
 
-from analyses.figures import STYLE
 from analyses.maxent_figures import maxent_figures
 from analyses.maxent_text import GLOSSARY
 from analyses.sections import Fact, Picture, Section, document_of, scientific
@@ -29,12 +28,9 @@ def maxent_section(study: xr.Dataset) -> Section:
     document = document_of(study)
     fits = document.get("fits")
     title = "The least committed measure" if fits is None else "How committed is the network?"
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        drawn = maxent_figures(study)
     pictures = [
-        Picture(name, figure, Markup(CAPTIONS[name]), CAPTIONS[name]) for name, figure in drawn.items()
+        Picture(name, draw, Markup(CAPTIONS[name]), CAPTIONS[name])
+        for name, draw in maxent_figures(study).items()
     ]
     return Section(
         title=title,

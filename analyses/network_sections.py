@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,12 @@ def trajectory_section(study: xr.Dataset) -> Section:
     ]  # fmt: skip
     pictures = [
         Picture(
-            "loss", loss_figure(study),
+            "loss", partial(loss_figure, study),
             Markup("Loss <i>H</i> and accuracy on all pairs against the training step."),
             "Loss and accuracy against training step",
         ),
         Picture(
-            "potentials", potentials_figure(study),
+            "potentials", partial(potentials_figure, study),
             Markup(
                 "The symbols form. Blue: the potentials ρ<sub>kkk</sub> that must become 1 (real part; the "
                 "imaginary part must vanish). Red: the largest of those that must become 0 "
@@ -67,7 +68,7 @@ def trajectory_section(study: xr.Dataset) -> Section:
         story.append(_freedom(document))
         pictures.append(
             Picture(
-                "spectrum-steps", spectrum_steps_figure(study),
+                "spectrum-steps", partial(spectrum_steps_figure, study),
                 Markup(
                     "Above: every eigenvalue λ of the second variation at every saved step (symmetric "
                     "logarithmic scale; positive = contracting). Below: how many have which sign; a sign is "
@@ -191,7 +192,7 @@ def checkpoint_section(study: xr.Dataset) -> Section:
         pictures=[
             _spectrum_picture(study, spectrum),
             Picture(
-                "neurons", neurons_figure(study),
+                "neurons", partial(neurons_figure, study),
                 Markup(
                     "Left: purity of the {} living neurons, the share of a neuron's Fourier power in its "
                     "strongest frequency. Right: how many neurons prefer each frequency."
@@ -209,7 +210,7 @@ def _spectrum_picture(study: xr.Dataset, spectrum: dict[str, Any]) -> Picture:
     if spectrum.get("density"):
         density = spectrum["density"]
         return Picture(
-            "density", density_figure(study),
+            "density", partial(density_figure, study),
             Markup(
                 "The density of the spectrum of the second variation on symmetric logarithmic axes, positive "
                 "= contracting: how many of the {} eigenvalues lie in each bin (above) and up to each value "
@@ -222,7 +223,7 @@ def _spectrum_picture(study: xr.Dataset, spectrum: dict[str, Any]) -> Picture:
             "Histogram and cumulative count of the eigenvalues of the second variation",
         )  # fmt: skip
     return Picture(
-        "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
+        "spectrum", partial(spectrum_figure, study, dimension=spectrum["dimension"]),
         Markup(
             "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, "
             "below the size of the dots unless a bar is drawn."

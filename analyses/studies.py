@@ -41,7 +41,7 @@ def check_free(path: Path | None, force: bool) -> None:
     OutputExistsError
         If the path exists and ``force`` is false.
     """
-    if path is not None and Path(path).exists() and not force:
+    if path is not None and os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path} exists already; give --force to replace it, or another name")
 
 
@@ -119,6 +119,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def readable(text: str) -> str:
+    """Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
+
+    Paths reach Python with undecodable bytes as lone surrogates, which no encoding writes. Where the locale
+    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\\xff``.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that is no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def to_json(document: dict[str, Any]) -> str:
     """The one JSON document of a command, as the contract of ``--json`` asks."""
     return json.dumps(plain({"schema_version": SCHEMA_VERSION, **document}), allow_nan=False)
@@ -142,10 +154,7 @@ def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
         The path written.
     """
     flat = study.assign_attrs(
-        {
-            key: value if isinstance(value, (str, int, float)) else json.dumps(plain(value))
-            for key, value in {"schema_version": SCHEMA_VERSION, **study.attrs}.items()
-        }
+        {key: _attribute(value) for key, value in {"schema_version": SCHEMA_VERSION, **study.attrs}.items()}
     )
     for name in list(flat.variables):
         values = flat[name]
@@ -158,6 +167,13 @@ def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
     with atomic_path(Path(path), force=force) as temporary:
         temporary.write_bytes(content)
     return Path(path)
+
+
+def _attribute(value: Any) -> str | int | float:
+    """A value as netCDF attributes hold it."""
+    if isinstance(value, str):
+        return readable(value)
+    return value if isinstance(value, (int, float)) else json.dumps(plain(value))
 
 
 def read_study(path: Path) -> xr.Dataset:
@@ -186,14 +202,34 @@ def complex_variable(study: xr.Dataset, name: str) -> np.ndarray:
 
 
 def write_csv(study: xr.Dataset, folder: Path, *, force: bool = False) -> list[Path]:
-    """Write every variable of a study as one CSV file in ``folder``; returns the paths."""
-    paths = []
-    for name, values in study.data_vars.items():
-        table = values.to_dataframe(name=str(name)) if values.ndim else None
-        with atomic_path(Path(folder) / f"{name}.csv", force=force) as temporary:
-            if table is None:
-                temporary.write_text(f"{name}\n{values.item()}\n")
+    """Write every variable of a study as one CSV file in ``folder``; returns the paths.
+
+    Complex variables become two columns, ``*_re`` and ``*_im``.
+
+    Parameters
+    ----------
+    study : xarray.Dataset
+    folder : Path
+        Made if it is not there.
+    force : bool
+        Replace existing files.
+
+    Returns
+    -------
+    list of Path
+    """
+    paths = [Path(folder) / f"{name}.csv" for name in study.data_vars]
+    for path in paths:
+        check_free(path, force)
+    for path, (name, values) in zip(paths, study.data_vars.items(), strict=True):
+        columns = {str(name): values}
+        if np.iscomplexobj(values):
+            columns = {f"{name}_re": values.real, f"{name}_im": values.imag}
+        with atomic_path(path, force=force) as temporary:
+            if values.ndim:
+                table = xr.Dataset(columns).to_dataframe()[list(columns)]
+                temporary.write_text(readable(table.to_csv()), "utf-8")
             else:
-                table[[name]].to_csv(temporary)
-        paths.append(Path(folder) / f"{name}.csv")
+                numbers = ",".join(str(column.item()) for column in columns.values())
+                temporary.write_text(readable(f"{','.join(columns)}\n{numbers}\n"), "utf-8")
     return paths

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
+from analyses.drawing import Figure
 from analyses.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, add_legend, new_figure
 from analyses.sections import Fact, Picture, Section, document_of, scientific
 from analyses.studies import Progress, plain, provenance, silent
@@ -247,7 +248,7 @@ def temperature_section(study: xr.Dataset) -> Section:
         ],
         pictures=[
             Picture(
-                "temperature", temperature_figure(study),
+                "temperature", partial(temperature_figure, study),
                 Markup("Above: length of ρ. Middle: second variation. Below: the six lowest rates."),
                 "Branches, second variation and rates against temperature",
             )

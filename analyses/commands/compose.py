@@ -21,6 +21,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.values import real, whole
 from analyses.composition import Composition, compose, refined
 from analyses.exports import check_export_name, write_network
 from analyses.runs import read_target
@@ -57,12 +58,19 @@ def register(app: typer.Typer) -> None:
         second: Annotated[Path, typer.Argument(metavar="B", help="Checkpoint or run directory.")],
         out: Annotated[Path, typer.Option(help="File to write: .pt or .safetensors.")],
         refine: Annotated[bool, typer.Option("--refine", help="Move A and B to fixed points first.")] = False,
-        tolerance: Annotated[float, typer.Option(help="Gradient tolerance of --refine.")] = 1e-9,
+        tolerance: Annotated[
+            float, typer.Option(help="Gradient tolerance of --refine.", **real(above=0))
+        ] = 1e-9,
         compress: Annotated[
-            float | None, typer.Option(help="Merge neurons whose (a, b) are parallel to this pitch.")
+            float | None,
+            typer.Option(help="Merge neurons whose (a, b) are parallel to this pitch.", **real(above=0)),
         ] = None,
-        set_tol: Annotated[float, typer.Option(help="Tolerance of 0-sets and 1-sets.")] = 1e-6,
-        max_mib: Annotated[int, typer.Option(help="Memory a product may take, MiB.")] = MEMORY_LIMIT >> 20,
+        set_tol: Annotated[
+            float, typer.Option(help="Tolerance of 0-sets and 1-sets.", **real(above=0))
+        ] = 1e-6,
+        max_mib: Annotated[
+            int, typer.Option(help="Memory a product may take, MiB.", **whole(1))
+        ] = MEMORY_LIMIT >> 20,
         group: GroupOption = None,
         json: Json = False,
         force: Force = False,

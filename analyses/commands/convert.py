@@ -21,7 +21,19 @@ from analyses.commands.layout_options import (
     TensorOptions,
     choose_layout,
 )
-from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
+from analyses.commands.options import (
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Quiet,
+    Seed,
+    check_outputs,
+    cpu_only,
+    deliver,
+    say,
+)
+from analyses.commands.values import MOST_STEP, whole
 from analyses.exports import check_export_name, write_checkpoint
 from analyses.layouts import Layout, Weights
 from analyses.runs import Run, read_target
@@ -46,7 +58,9 @@ def register(app: typer.Typer) -> None:
     def convert(
         path: Annotated[Path, typer.Argument(help="Checkpoint file or folder, or a run directory.")],
         out: Annotated[Path, typer.Option(help="File to write: .safetensors or .pt.")],
-        step: Annotated[int | None, typer.Option(help="Which step of a run (default: the last).")] = None,
+        step: Annotated[
+            int | None, typer.Option(help="Which step of a run (default: the last).", **whole(0, MOST_STEP))
+        ] = None,
         effective: Annotated[
             bool, typer.Option("--effective", help="Write w_a, w_b, w_c (n x q, float64), biases carried.")
         ] = False,
@@ -58,7 +72,9 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        max_bytes: Annotated[int, typer.Option(help="Largest file that is read.")] = MAX_BYTES,
+        max_bytes: Annotated[
+            int, typer.Option(help="Largest file that is read.", **whole(1, MOST_STEP))
+        ] = MAX_BYTES,
         json: Json = False,
         force: Force = False,
         seed: Seed = 0,
@@ -69,6 +85,7 @@ def register(app: typer.Typer) -> None:
         """Rewrite any accepted checkpoint with its layout inside; only floating model tensors are kept."""
         check_export_name(out)
         check_outputs(out, force=force)
+        cpu_only("convert", device)
         say(f"plan: read {path} in a confined process, write {out}", quiet=quiet)
         if dry_run:
             return

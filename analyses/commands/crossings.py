@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.commands.analyze import count_text
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -34,11 +35,11 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.controls import CONTROL_WORDS
+from analyses.commands.values import MOST_STEP, MOST_WORKERS, converted, filled, one_of, real, whole
+from analyses.controls import CONTROL_WORDS, CONTROLS
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
 from analyses.potential_sets import POTENTIAL_SETS
-from analyses.report import write_report
 from analyses.runs import Run
 from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
@@ -58,6 +59,7 @@ Examples:
   rhoscope crossings runs/mod23 --eigenvalues 20 --workers 2 --coarse 12 --skip-bad
 """
 PANEL = "Study"
+FOLLOWED = ("wasserstein", "flat")  # L'' alone is that of a convex loss and cannot cross zero
 
 
 def register(app: typer.Typer) -> None:
@@ -74,15 +76,17 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        operator: Annotated[str, typer.Option(help="wasserstein | flat", rich_help_panel=PANEL)] = (
-            "wasserstein"
-        ),
-        subspace: Annotated[str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL)] = "span",
+        operator: Annotated[
+            str, typer.Option(help=" | ".join(FOLLOWED), rich_help_panel=PANEL, **one_of(FOLLOWED))
+        ] = "wasserstein",
+        subspace: Annotated[
+            str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL, **one_of(SUBSPACES))
+        ] = "span",
         centred: Annotated[
             bool | None,
             typer.Option(
                 "--centred/--uncentred",
-                help="Compress to D = 3(n-1), without means. [default: as trained]",
+                help="Compress to D = 3(n-1), without means. (default: as trained)",
                 rich_help_panel=PANEL,
             ),
         ] = None,
@@ -90,10 +94,16 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help=" | ".join(POTENTIAL_SETS) + " | k=3", rich_help_panel=PANEL)
         ] = "all",
         eigenvalues: Annotated[
-            str, typer.Option(help="At each end, where not all fit; or all.", rich_help_panel=PANEL)
+            str,
+            typer.Option(
+                help="At each end, where not all fit; or all.",
+                rich_help_panel=PANEL,
+                **converted(count_text(("all",)), "NUMBER|all"),
+            ),
         ] = "10",
         max_seconds: Annotated[
-            float, typer.Option(min=0.0, help="Of the iteration at one step.", rich_help_panel=PANEL)
+            float,
+            typer.Option(help="Of the iteration at one step.", rich_help_panel=PANEL, **real(least=0)),
         ] = MAX_SECONDS,
         refine_time: Annotated[
             bool,
@@ -101,7 +111,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         check_modes: Annotated[
             int,
-            typer.Option(min=0, help="Modes compared with the true flow at the end.", rich_help_panel=PANEL),
+            typer.Option(
+                help="Modes compared with the true flow at the end.", rich_help_panel=PANEL, **whole(0)
+            ),
         ] = 0,
         refine: Annotated[
             bool,
@@ -110,17 +122,17 @@ def register(app: typer.Typer) -> None:
         certify: Annotated[
             int,
             typer.Option(
-                min=0,
                 help="Count all signs at so many steps by factorising the full matrix.",
                 rich_help_panel=PANEL,
+                **whole(0),
             ),
         ] = 0,
         coarse: Annotated[
             int | None,
             typer.Option(
-                min=2,
                 help="Start with so many saved steps; insert others where branches need them.",
                 rich_help_panel=PANEL,
+                **whole(2, MOST_STEP),
             ),
         ] = None,
         control: Annotated[
@@ -129,18 +141,22 @@ def register(app: typer.Typer) -> None:
                 help="random (weights shuffled) | labels (trained on shuffled labels): a null control "
                 "beside the run; may be given twice.",
                 rich_help_panel=PANEL,
+                **one_of(CONTROLS),
             ),
         ] = None,
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
-        workers: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=PANEL)] = 1,
+        workers: Annotated[
+            int, typer.Option(help="Processes.", rich_help_panel=PANEL, **whole(1, MOST_WORKERS))
+        ] = 1,
         dask: Annotated[
-            str | None, typer.Option(help="Address of a Dask scheduler.", rich_help_panel=PANEL)
+            str | None,
+            typer.Option(help="Address of a Dask scheduler.", rich_help_panel=PANEL, **filled("HOST:PORT")),
         ] = None,
         cache: Annotated[
             Path | None,
-            typer.Option(help="Finished steps. [default: RUN_DIR/crossings_cache]", rich_help_panel=PANEL),
+            typer.Option(help="Finished steps. (default: RUN_DIR/crossings_cache)", rich_help_panel=PANEL),
         ] = None,
         out: Out = None,
         report: Report = None,
@@ -158,12 +174,12 @@ def register(app: typer.Typer) -> None:
         Eigenvalues have the Hessian sign (positive = contracting). A crossing needs certain signs on both
         sides; its time is a bracket. Finished steps are kept: a killed study goes on where it was.
         """
-        check_outputs(out, report, force=force)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
         run = Run.open(run_dir, step_pattern=step_pattern)
         question = SpectralQuestion(
-            operator, subspace, _count(eigenvalues), centred, seed, device, potentials=potentials,
+            operator, subspace, None if eigenvalues == "all" else int(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
         )  # fmt: skip
         extras = StudyPlan(
@@ -182,17 +198,10 @@ def register(app: typer.Typer) -> None:
         with progress_bar(quiet=quiet) as progress:
             study = follow_crossings(run, chosen, question, extras, progress=progress)
         document, dataset = document_of_study(study), dataset_of_study(study)
-        if report is not None:
-            write_report([dataset], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         deliver(
             document, study=dataset, out=out, csv=csv, json=json, force=force, summary=_summary(document),
-            quiet=quiet,
+            quiet=quiet, report=report, figure_format=figure_format, unfinished=_unfinished(document),
         )  # fmt: skip
-        problem = _unfinished(document)
-        if problem is not None:
-            say(problem)
-            raise typer.Exit(3)
 
 
 def _readable(run: Run, skip_bad: bool):
@@ -204,14 +213,6 @@ def _readable(run: Run, skip_bad: bool):
             if not skip_bad:
                 raise CheckpointError(f"step {step}: {error}; --skip-bad leaves such steps out") from error
     raise CheckpointError(f"{run.path}: no checkpoint can be read")
-
-
-def _count(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--eigenvalues: expected a positive number or all, got {text!r}")
-    return int(text)
 
 
 def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subject) -> str:

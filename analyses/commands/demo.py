@@ -20,7 +20,6 @@ from analyses.commands.options import (
     say,
 )
 from analyses.demonstration import PARTS, Stage, check_folder, demonstrate
-from analyses.figures import check_format
 
 EPILOG = """
 Examples:
@@ -51,7 +50,6 @@ def register(app: typer.Typer) -> None:
 
         Takes under two minutes on two cores and needs no network.
         """
-        check_format(figure_format)
         check_folder(out, force)
         for part in PARTS:
             say(f"plan: {part.plan}", quiet=quiet)

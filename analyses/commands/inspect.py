@@ -9,7 +9,8 @@ import typer
 
 from analyses.checkpoints import MAX_BYTES, Checkpoint
 from analyses.commands.layout_options import ActivationOption, GroupOption, StepPattern
-from analyses.commands.options import Device, DryRun, Json, Quiet, Seed, deliver, say
+from analyses.commands.options import Device, DryRun, Json, Quiet, Seed, cpu_only, deliver, say
+from analyses.commands.values import MOST_STEP, whole
 from analyses.guesses import Guess, guess_layout
 from analyses.layouts import Layout
 from analyses.reading.text import shown
@@ -32,11 +33,15 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=EPILOG)
     def inspect(
         path: Annotated[Path, typer.Argument(help="Checkpoint file or folder, or a run directory.")],
-        step: Annotated[int | None, typer.Option(help="Which step of a run (default: the last).")] = None,
+        step: Annotated[
+            int | None, typer.Option(help="Which step of a run (default: the last).", **whole(0, MOST_STEP))
+        ] = None,
         group: GroupOption = None,
         activation: ActivationOption = None,
         step_pattern: StepPattern = None,
-        max_bytes: Annotated[int, typer.Option(help="Largest file that is read.")] = MAX_BYTES,
+        max_bytes: Annotated[
+            int, typer.Option(help="Largest file that is read.", **whole(1, MOST_STEP))
+        ] = MAX_BYTES,
         json: Json = False,
         seed: Seed = 0,
         device: Device = "cpu",
@@ -44,6 +49,7 @@ def register(app: typer.Typer) -> None:
         dry_run: DryRun = False,
     ) -> None:
         """List the tensors of a checkpoint and guess its layout; never runs anything from the file."""
+        cpu_only("inspect", device)
         say(f"plan: read {path} in a confined process, try layouts on all pairs", quiet=quiet)
         if dry_run:
             return

@@ -30,10 +30,12 @@ from analyses.commands.options import (
     Report,
     Seed,
     check_outputs,
+    cpu_only,
     deliver,
     progress_bar,
     say,
 )
+from analyses.commands.values import MOST_STEP, one_of, whole
 from analyses.lifts import BASES, SYMBOLS, lift_frequencies
 from analyses.maxent import analyse_lift, fit_moments
 from analyses.maxent_data import study_of
@@ -83,24 +85,32 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         method: Annotated[
-            str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments")
+            str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments", **one_of(METHODS))
         ] = "newton",
         base: Annotated[
-            str, typer.Option(help=" | ".join(BASES), rich_help_panel="Checkpoint")
+            str, typer.Option(help=" | ".join(BASES), rich_help_panel="Checkpoint", **one_of(BASES))
         ] = "frequency-sphere",
         symbols: Annotated[
             str,
             typer.Option(
                 help="target: Re, Im of z_a z_b z_c; all: every cubic monomial of the frequency.",
                 rich_help_panel="Checkpoint",
+                **one_of(SYMBOLS),
             ),
         ] = "target",
         frequencies: Annotated[
-            int, typer.Option(help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint")
+            int,
+            typer.Option(
+                help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint", **whole(1)
+            ),
         ] = 12,
         step: Annotated[
             int | None,
-            typer.Option(help="Which step of a run (default: last).", rich_help_panel="Checkpoint"),
+            typer.Option(
+                help="Which step of a run (default: last).",
+                rich_help_panel="Checkpoint",
+                **whole(0, MOST_STEP),
+            ),
         ] = None,
         all_steps: Annotated[
             bool,
@@ -132,9 +142,11 @@ def register(app: typer.Typer) -> None:
         It has density exp(lambda . r) / Z against the uniform probability measure. Entropies are in nats,
         at most 0; the entropy gap of a network is its Kullback-Leibler distance from that measure.
         """
-        check_outputs(out, report, force=force)
-        _check(path, space, monomials, moments, method, base, symbols)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
+        cpu_only("maxent", device)
+        _check(path, space, monomials, moments)
         output = {"out": out, "csv": csv, "json": json, "force": force, "quiet": quiet}
+        output |= {"report": report, "figure_format": figure_format}
         if path is None:
             values = _numbers(moments)
             say(
@@ -158,18 +170,10 @@ def register(app: typer.Typer) -> None:
                 return
             text = summary_of_fits(document)
         study = study_of(document, seed=seed)
-        if report is not None:
-            from analyses.report import write_report
-
-            write_report([study], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         deliver(document, study=study, summary=text, **output)
 
 
-def _check(
-    path: Path | None, space: str | None, monomials: str | None, moments: str | None, method: str, base: str,
-    symbols: str,
-) -> None:  # fmt: skip
+def _check(path: Path | None, space: str | None, monomials: str | None, moments: str | None) -> None:
     given = [
         name
         for name, value in (("--space", space), ("--monomials", monomials), ("--moments", moments))
@@ -181,13 +185,6 @@ def _check(
         raise InputError(
             "maxent: give a checkpoint or run, or all of --space, --monomials and --moments (see --help)"
         )
-    for name, value, known in (
-        ("--method", method, METHODS),
-        ("--base", base, BASES),
-        ("--symbols", symbols, SYMBOLS),
-    ):
-        if value not in known:
-            raise InputError(f"{name}: expected {', '.join(known)}, got {value!r}")
 
 
 def _numbers(text: str) -> list[float]:

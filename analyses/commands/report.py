@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.checkpoint import Question, analyze, reached
+from analyses.checkpoint import Question, analyze, unfinished
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -32,8 +32,6 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.figures import check_format
-from analyses.report import write_report
 from analyses.runs import Run
 from analyses.sections import document_of
 from analyses.studies import read_study
@@ -61,7 +59,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="RUN_DIR", help="Run directory, folder of checkpoints, or study (.nc)."),
         ],
         out: Annotated[
-            Path | None, typer.Option(help="The page. [default: RUN_DIR/report.html, or beside the study]")
+            Path | None, typer.Option(help="The page. (default: RUN_DIR/report.html, or beside the study)")
         ] = None,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
@@ -89,17 +87,16 @@ def register(app: typer.Typer) -> None:
         The page needs no network and no scripts; figures are inside. Eigenvalues have the Hessian sign
         (positive = contracting) and carry absolute error bounds.
         """
-        check_format(figure_format)
         if path.is_file():
             page = out if out is not None else path.with_suffix(".html")
-            check_outputs(page, force=force)
+            check_outputs(force=force, report=page, figure_format=figure_format)
             say(f"plan: read {path}, write {page}", quiet=quiet)
             if not dry_run:
                 _reopen(path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
             return
         run = Run.open(path, step_pattern=step_pattern)
         page = out if out is not None else path / "report.html"
-        check_outputs(page, force=force)
+        check_outputs(force=force, report=page, figure_format=figure_format)
         last = run.read(run.steps[-1])
         chosen = choose_layout(
             last, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
@@ -113,23 +110,18 @@ def register(app: typer.Typer) -> None:
         with progress_bar(quiet=quiet) as progress:
             trajectory = follow(run, chosen, seed=seed, device=device, progress=progress)
             found = analyze(subject, question, progress=progress)
-        title = f"rhoscope: {path.resolve().name}"
-        write_report([trajectory, found.dataset], page, force=force, figure_format=figure_format, title=title)
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
         deliver(
             document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
-            quiet=quiet,
+            quiet=quiet, report=page, pages=[trajectory, found.dataset], figure_format=figure_format,
+            title=f"rhoscope: {path.resolve().name}", unfinished=unfinished(found),
         )  # fmt: skip
-        if not reached(found):
-            say(f"not converged: {found.problem or found.result.spectrum.reason.value}")
-            raise typer.Exit(3)
 
 
 def _reopen(path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool) -> None:
     study = read_study(path)
-    write_report([study], page, force=force, figure_format=figure_format, title=f"rhoscope: {path.name}")
     document = {"report": str(page), "study": study.attrs.get("study"), "summary": document_of(study)}
     deliver(
         document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
-        quiet=quiet,
+        quiet=quiet, report=page, pages=[study], figure_format=figure_format, title=f"rhoscope: {path.name}",
     )  # fmt: skip
