@@ -1,10 +1,11 @@
 """Read anyone's checkpoint as plain tensors, in a separate process that can run nothing from the file.
 
 What is accepted: files of ``torch.save`` (zip format), safetensors, shards of either with an index.
-What is kept: dense, finite, floating tensors of the model's state dict; what is left out is told. There is no ``torch.load`` at
-all here, hence no switch that could weaken it: the child process interprets the pickle as data (see
-`analyses.reading.pickles`), checks every size before it reads, and sends plain numbers through a pipe. It has
-no torch, so it starts in a tenth of a second, and one child reads many files.
+What is kept: dense, finite, floating tensors of the model's state dict; what is left out is told.
+There is no ``torch.load`` at all here, hence no switch that could weaken it: the child process
+(`analyses.reader_process`) interprets the pickle as data (see `analyses.reading.pickles`), checks every size
+before it reads, and sends plain numbers through a pipe. It has no torch, so it starts in a tenth of a second,
+and one child reads many files.
 """
 
 from __future__ import annotations
@@ -13,23 +14,19 @@ import atexit
 import json
 import os
 import re
-import selectors
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
-
+from analyses.reader_process import HEADER_LIMIT, Broken, Pipe, Refused, start_child
 from analyses.reading.statedicts import METADATA_KEY
 from analyses.reading.text import path_text, shown
 from analyses.step_names import step_in_name, step_word
-from manifold.errors import CheckpointError, InputError, UntrustedCheckpointError
+from manifold.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,16 +34,11 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 TIMEOUT = 60.0
 SELECTOR = "::"  # PATH::PLACE, where a file holds several state dicts
-_HEADER_LIMIT = 64 << 20
-# Isolated from the user's environment, without `site`: no sitecustomize, no .pth files, and the standard library
-# before anything that lies beside our own packages or numpy.
-_START = "import sys; sys.path += {roots!r}; from analyses.reading.worker import serve; serve()"
-_ERRORS = {"CheckpointError": CheckpointError, "UntrustedCheckpointError": UntrustedCheckpointError}
 
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A tensor of a checkpoint whose numbers are not all finite: what it would have been, how many are not."""
+    """A tensor whose numbers are not all finite: what it would have been, and how many are not."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -103,11 +95,14 @@ class Checkpoint:
         """
         for key in keys:
             if key in self.non_finite:
+                many = self.non_finite[key]
                 raise CheckpointError(
-                    f"{path_text(self.path)}: tensor {shown(key)} has NaN or infinite values ({self.non_finite[key]})"
+                    f"{path_text(self.path)}: tensor {shown(key)} has NaN or infinite values ({many})"
                 )
             if key in self.ignored and key not in self.tensors:
-                raise CheckpointError(f"{path_text(self.path)}: tensor {shown(key)} was left out: {self.ignored[key]}")
+                raise CheckpointError(
+                    f"{path_text(self.path)}: tensor {shown(key)} was left out: {self.ignored[key]}"
+                )
 
     @property
     def listing(self) -> list[dict[str, Any]]:
@@ -142,6 +137,9 @@ class StoredSteps:
 
     step: int | None
     epoch: int | None
+
+
+NOTHING_STORED = StoredSteps(None, None)
 
 
 class CheckpointReader:
@@ -258,37 +256,21 @@ class CheckpointReader:
     # -- the conversation with the child ------------------------------------------------------------
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
-            roots = [str(Path(__file__).resolve().parent.parent), str(Path(numpy.__file__).parent.parent)]
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            with tempfile.TemporaryFile() as complaints:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _START.format(roots=roots)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=complaints,
-                    bufsize=0,
-                    env=os.environ | threads,
-                )
-                self._owner = os.getpid()
-                try:
-                    _Pipe(self._child, time.monotonic() + TIMEOUT).frame(b"R", exactly=0)
-                except (_Broken, OSError):
-                    self.close()
-                    raise CheckpointError(_why(complaints)) from None
+            self._child, self._owner = start_child(), os.getpid()
         return self._child
 
     def _ask(
         self, path: Path, selector: str | None, look: bool
     ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NonFinite]]:
         child = self._start()
-        pipe = _Pipe(child, time.monotonic() + self.timeout)
+        pipe = Pipe(child, time.monotonic() + self.timeout)
         place = os.fsencode(os.path.abspath(path)).hex()
         request = {"path": place, "max_bytes": self.max_bytes, "selector": selector, "look": look}
         tensors: dict[str, Tensor] = {}
         odd: dict[str, NonFinite] = {}
         try:
             child.stdin.write(json.dumps(request).encode() + b"\n")
-            header = json.loads(pipe.frame(b"H", limit=_HEADER_LIMIT))
+            header = json.loads(pipe.frame(b"H", limit=HEADER_LIMIT))
             for entry in () if look else header["tensors"]:
                 kind, data = pipe.either(b"D", b"N", exactly=entry["nbytes"])
                 if kind == b"D":
@@ -296,9 +278,9 @@ class CheckpointReader:
                 else:
                     odd[entry["key"]] = NonFinite(entry["dtype"], tuple(entry["shape"]), **json.loads(data))
             pipe.frame(b"F", exactly=0)
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.error from None  # the child lives on
-        except _Broken as broken:
+        except Broken as broken:
             self.close()
             raise CheckpointError(str(broken)) from None
         except OSError:
@@ -332,70 +314,9 @@ def at_place(path: Path, selector: str | None) -> Path:
     return path if selector is None else Path(f"{path}{SELECTOR}{selector}")
 
 
-def _why(complaints: IO[bytes]) -> str:
-    complaints.seek(0)
-    lines = complaints.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
-    reason = shown(lines[-1], limit=200) if lines else "no reason given"
-    return f"the process that reads checkpoints does not start, whatever the file ({reason})"
-
-
 def _stored(header: dict[str, Any]) -> StoredSteps:
     step = header["step"] if header["step"] is not None else _noted_step(header["metadata"])
     return StoredSteps(step, header["epoch"])
-
-
-class _Refused(Exception):
-    """The child refused the file in order; it can read the next one."""
-
-    def __init__(self, error: CheckpointError):
-        self.error = error
-
-
-class _Broken(Exception):
-    """The child died, took too long, or broke the protocol."""
-
-
-class _Pipe:
-    """Frames from the child, each wait bounded by the deadline."""
-
-    def __init__(self, child: subprocess.Popen[bytes], deadline: float):
-        self.child, self.deadline = child, deadline
-
-    def frame(self, kind: bytes, *, exactly: int | None = None, limit: int | None = None) -> bytearray:
-        # Payload of the next frame, which must be of this kind; an E frame raises its error.
-        return self._next({kind: (exactly, limit)})[1]
-
-    def either(self, kind: bytes, other: bytes, *, exactly: int) -> tuple[bytes, bytearray]:
-        # The next frame, of one kind and length or of another, short one.
-        return self._next({kind: (exactly, None), other: (None, 200)})
-
-    def _next(self, kinds: dict[bytes, tuple[int | None, int | None]]) -> tuple[bytes, bytearray]:
-        head = self._bytes(9)
-        length = int.from_bytes(head[1:], "little")
-        if head[:1] == b"E" and length <= _HEADER_LIMIT:
-            told = json.loads(self._bytes(length))
-            raise _Refused(_ERRORS.get(told["error"], CheckpointError)(told["message"]))
-        kind = bytes(head[:1])
-        exactly, limit = kinds.get(kind, (-1, None))
-        wrong = length != exactly if exactly is not None else length > limit
-        if wrong:
-            raise _Broken("the reading process answered out of order; the file is damaged or hostile")
-        return kind, self._bytes(length)
-
-    def _bytes(self, count: int) -> bytearray:
-        data = bytearray(count)
-        view, got = memoryview(data), 0
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.child.stdout, selectors.EVENT_READ)
-            while got < count:
-                left = self.deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise _Broken("reading it took longer than the time limit; it is too large or hostile")
-                read = self.child.stdout.readinto(view[got:])
-                if not read:
-                    raise _Broken("the reading process ended unexpectedly; the file is damaged or hostile")
-                got += read
-        return data
 
 
 def _tensor(data: bytearray, dtype: str, shape: list[int]) -> Tensor:

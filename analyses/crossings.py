@@ -174,7 +174,8 @@ def follow_crossings(
     """
     if len(run.steps) < 2:
         raise InputError(
-            f"{path_text(run.path)}: has one checkpoint; crossings need at least two (rhoscope analyze reads one)"
+            f"{path_text(run.path)}: has one checkpoint; crossings need at least two "
+            "(rhoscope analyze reads one)"
         )
     cache = cache_folder("crossings") if plan.cache is None else plan.cache
     problem = why_unwritable(cache)
@@ -283,5 +284,7 @@ def _usable(
             raise CheckpointError(f"step {step}: {problem}; --skip-bad leaves such steps out")
     if len(records) < 2:
         why = "".join(f"; step {step}: {problem}" for step, problem in list(skipped.items())[:1])
-        raise InputError(f"{path_text(run.path)}: only {len(records)} usable checkpoints; crossings need two{why}")
+        raise InputError(
+            f"{path_text(run.path)}: only {len(records)} usable checkpoints; crossings need two{why}"
+        )
     return records, skipped

@@ -21,9 +21,10 @@ def read_pairs(path: str | Path) -> np.ndarray:
     Parameters
     ----------
     path : str or Path
-        Text with two numbers a line, separated by spaces, tabs, commas or semicolons (empty lines, lines that
-        begin with ``#`` and one line of column names are passed over); a JSON list of pairs (``.json``); or an
-        integer array of numpy, N x 2 (``.npy``). Numbers count the rows of the stored tensors, from 0.
+        Text with two numbers a line, separated by spaces, tabs, commas or semicolons (empty lines, lines
+        that begin with ``#`` and one line of column names are passed over); a JSON list of pairs
+        (``.json``); or an integer array of numpy, N x 2 (``.npy``). Numbers count the rows of the stored
+        tensors, from 0.
 
     Returns
     -------
@@ -112,7 +113,9 @@ def group_pairs(pairs: np.ndarray, order: int, elements: tuple[int, ...] | None 
     outside = pairs[((pairs < 0) | (pairs >= order)).any(1)]
     if len(outside):
         x, y = outside[0]
-        raise InputError(f"training pairs: ({x}, {y}) is outside 0 to {order - 1}, the rows of {order} elements")
+        raise InputError(
+            f"training pairs: ({x}, {y}) is outside 0 to {order - 1}, the rows of {order} elements"
+        )
     if elements is not None:
         pairs = np.asarray(elements)[pairs]
     numbers, counts = np.unique(pairs @ [order, 1], return_counts=True)

@@ -1,7 +1,7 @@
 """How a network was trained, as far as its run tells: decay, optimiser, split, centring.
 
-``run.json`` of ours is taken at its word. Another trainer's file of that name is understood where its fields can
-mean one thing only; everything else in it is ignored, and the notes say so.
+``run.json`` of ours is taken at its word. Another trainer's file of that name is understood where its fields
+can mean one thing only; everything else in it is ignored, and the notes say so.
 """
 
 from __future__ import annotations
@@ -109,6 +109,11 @@ def recipe_of(config: Mapping[str, Any], order: int, told: Told = NOTHING_TOLD) 
     Returns
     -------
     Recipe
+
+    Raises
+    ------
+    InputError
+        If the user tells a kind of decay where there is no decay.
     """
     ignored: list[str] = []
     decay, note = _decay(config, told, ignored)
@@ -179,13 +184,23 @@ def _number(value: Any) -> float | None:
 
 
 def _decay(config: Mapping[str, Any], told: Told, ignored: list[str]) -> tuple[float, str]:
-    """Decay in the objective, and the sentence that says which."""
+    """Decay in the objective, and the sentence that says which.
+
+    Raises
+    ------
+    InputError
+        If a kind is told where there is no decay.
+    """
     if told.weight_decay is not None:
         if told.decay_kind == "decoupled":
             return 0.0, _left_out(told.weight_decay, "as given")
         return told.weight_decay, _included(told.weight_decay, "as given")
     amount, kind = _stored_decay(config, ignored)
     kind = told.decay_kind or kind
+    if amount is None and told.decay_kind is not None:
+        raise InputError(
+            "decay kind: there is no weight decay to which it could apply; give the decay as well"
+        )
     if amount is None:
         return 0.0, "weight decay: none included, none is told"
     if amount == 0:
@@ -206,8 +221,8 @@ def _included(amount: float, origin: str) -> str:
 
 def _left_out(amount: float, origin: str) -> str:
     return (
-        f"weight decay: {amount:g} {origin} is not in the objective; AdamW's decoupled decay is not a gradient "
-        "flow: the spectrum is that of the loss alone"
+        f"weight decay: {amount:g} {origin} is not in the objective; AdamW's decoupled decay is not a "
+        "gradient flow: the spectrum is that of the loss alone"
     )
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analyses.checkpoints import CheckpointReader, StoredSteps, at_place
+from analyses.checkpoints import NOTHING_STORED, CheckpointReader, StoredSteps, at_place
 from analyses.reading.folders import is_checkpoint_folder
 from analyses.reading.statedicts import OTHER_STATE
 from analyses.reading.text import path_text, shown
-from analyses.step_names import epoch_word, lone_numbers, step_in_name, step_word, stem
+from analyses.step_names import epoch_word, lone_numbers, stem, step_in_name, step_word
 from manifold.errors import CheckpointError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
@@ -24,7 +24,9 @@ OTHER_SUFFIXES = (
 )  # fmt: skip
 OWN_NAME = re.compile(r"step_([0-9]{1,18})\.(pt|safetensors)")
 OWN_OTHER = ("resume.pt",)  # what rhoscope train keeps beside its checkpoints while it runs
-_SPEAKS = re.compile(r"(step|epoch|iter|ckpt|checkpoint|model|weights|state|net|final|best|last)", re.IGNORECASE)
+_SPEAKS = re.compile(
+    r"(step|epoch|iter|ckpt|checkpoint|model|weights|state|net|final|best|last)", re.IGNORECASE
+)
 _VERSION = re.compile(r"-v([0-9]{1,9})$")  # Lightning's, when a name was taken already
 _MAGIC = (b"PK\x03\x04",)
 
@@ -53,7 +55,7 @@ class _Found:
     """One candidate and everything that may tell its step."""
 
     path: Path
-    stored: StoredSteps = StoredSteps(None, None)
+    stored: StoredSteps = NOTHING_STORED
     problem: str = ""  # of reading it
 
     @property
@@ -162,7 +164,9 @@ def _looks(file: Path) -> bool:
         return True
     if name.endswith(OTHER_SUFFIXES):
         return _SPEAKS.search(name) is not None or any(suffix in name for suffix in SUFFIXES)
-    return "." not in name and (_begins_as_zip(file) or (os.path.islink(file) and _SPEAKS.search(name) is not None))
+    return "." not in name and (
+        _begins_as_zip(file) or (os.path.islink(file) and _SPEAKS.search(name) is not None)
+    )
 
 
 def _begins_as_zip(file: Path) -> bool:
@@ -178,7 +182,11 @@ def _begins_as_zip(file: Path) -> bool:
 def _problem(file: Path) -> str:
     """Why something that looks like a checkpoint cannot be one, without opening it as one."""
     if not os.path.exists(file):
-        return f"a link to {shown(os.readlink(file))}, which is not there" if os.path.islink(file) else "not there"
+        return (
+            f"a link to {shown(os.readlink(file))}, which is not there"
+            if os.path.islink(file)
+            else "not there"
+        )
     if os.path.isdir(file):
         return ""
     if not os.path.isfile(file):
@@ -234,8 +242,10 @@ def _steps(path: Path, candidates: list[_Found], found: RunFiles) -> dict[Path, 
         order = [source, *counted]
         steps[one.path] = next((told[s] for s in order if s in told), None)
         if steps[one.path] is None:
-            what = f"it has no {source}, which numbers the others" if told else (
-                "neither its name nor its content tells the step"
+            what = (
+                f"it has no {source}, which numbers the others"
+                if told
+                else ("neither its name nor its content tells the step")
             )
             found.skipped.append((one.path, one.problem or what))
     return steps
@@ -247,7 +257,9 @@ def _consistent(source: str, numbers: dict[Path, dict[str, int]]) -> bool:
     names = ("step in the name", "epoch in the name", "number in the name")
     for name in names:
         pairs = {(told[name], told[source]) for told in have.values() if name in told}
-        if max(Counter(number for _, number in pairs).values(), default=0) > 1 and source.startswith("stored"):
+        if max(Counter(number for _, number in pairs).values(), default=0) > 1 and source.startswith(
+            "stored"
+        ):
             return False
     return bool(have)
 
@@ -292,7 +304,13 @@ def _the_one_that_changes(found: dict[Path, list[tuple[str, int]]]) -> dict[Path
 
 
 def _unnumbered(path: Path, candidates: list[_Found], found: RunFiles) -> dict[Path, int | None]:
-    """No step at all: fine for a single checkpoint, which stands under 0."""
+    """No step at all: fine for a single checkpoint, which stands under 0.
+
+    Raises
+    ------
+    CheckpointError
+        If there are several.
+    """
     if len(candidates) == 1:
         found.numbered = False
         return {candidates[0].path: 0}
@@ -301,13 +319,19 @@ def _unnumbered(path: Path, candidates: list[_Found], found: RunFiles) -> dict[P
     names = [shown(one.path.name) for one in candidates]
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     raise CheckpointError(
-        f"{path_text(path)}: neither names nor contents tell the training step of {listed}; name one of the files, or give "
-        "--step-pattern with a group that matches the number"
+        f"{path_text(path)}: neither names nor contents tell the training step of {listed}; name one of the "
+        "files, or give --step-pattern with a group that matches the number"
     )
 
 
 def _place(path: Path, steps: dict[Path, int], found: RunFiles) -> None:
-    """One file for each step; of copies without a number of their own, and of versions, the best stays."""
+    """One file for each step; of copies without a number of their own, and of versions, the best stays.
+
+    Raises
+    ------
+    CheckpointError
+        If two names give one step.
+    """
     by_step: dict[int, list[Path]] = {}
     for file, step in steps.items():
         by_step.setdefault(step, []).append(file)
@@ -316,8 +340,8 @@ def _place(path: Path, steps: dict[Path, int], found: RunFiles) -> None:
         kept, reason = _the_one(files)
         if kept is None:
             raise CheckpointError(
-                f"{path_text(path)}: step {step} is there twice, {shown(files[0].name)} and {shown(files[1].name)}; "
-                "move one away or give --step-pattern"
+                f"{path_text(path)}: step {step} is there twice, {shown(files[0].name)} and "
+                f"{shown(files[1].name)}; move one away or give --step-pattern"
             )
         found.files[step] = kept
         found.skipped += [(file, reason(file)) for file in files if file != kept]

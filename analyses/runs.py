@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from analyses.checkpoints import (
     MAX_BYTES,
@@ -30,13 +30,11 @@ from manifold.errors import (
     InputError,
     LayoutError,
     OutputExistsError,
-    RhoscopeError,
 )
 
 CONFIG_BYTES = 16 << 20
 MAY_CHANGE = ("schema_version", "steps", "save_every", "versions", "provenance", "device")
 _LEFTOVER = re.compile(r"\.(run\.json|resume\.pt|step_[0-9]+\.\w+)\..*\.part")  # of a write that was killed
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -165,7 +163,13 @@ class Run:
 
     @property
     def layout(self) -> Layout | None:
-        """The layout in ``run.json``, if any; another trainer's field of that name is none."""
+        """The layout in ``run.json``, if any; another trainer's field of that name is none.
+
+        Raises
+        ------
+        LayoutError
+            If rhoscope wrote the file and the layout makes no sense.
+        """
         document = self.config.get("layout")
         if not isinstance(document, dict):
             return None
@@ -199,45 +203,12 @@ class Run:
         """
         if step not in self.files:
             near = sorted(self.files, key=lambda known: abs(known - step))[:3]
-            raise InputError(f"{path_text(self.path)}: no checkpoint of step {step}; near ones: {sorted(near)}")
+            raise InputError(
+                f"{path_text(self.path)}: no checkpoint of step {step}; near ones: {sorted(near)}"
+            )
         read = reader.read if reader is not None else read_checkpoint
         found = read(at_place(self.files[step], self.selector))
         return replace(found, step=step if self.numbered else None)
-
-    def last(
-        self, use: Callable[[Checkpoint], Result], *, skip_bad: bool = False
-    ) -> tuple[Result, dict[int, str]]:
-        """What a function makes of the last checkpoint, or with ``skip_bad`` of the last that it can use.
-
-        Parameters
-        ----------
-        use : callable
-            Raises a `RhoscopeError` for a checkpoint that it cannot use.
-        skip_bad : bool
-
-        Returns
-        -------
-        tuple of (result, dict of int to str)
-            And the steps after it that could not be used, with the reasons.
-
-        Raises
-        ------
-        RhoscopeError
-            That of the last checkpoint, if it is not to be skipped or none can be used.
-        """
-        bad: dict[int, str] = {}
-        first: RhoscopeError | None = None
-        for step in reversed(self.steps):
-            try:
-                return use(self.read(step)), bad
-            except RhoscopeError as error:
-                first = first or error
-                bad[step] = str(error)
-                if not skip_bad:
-                    break
-        if isinstance(first, CheckpointError) and not skip_bad:
-            raise type(first)(f"{first}; --skip-bad leaves such steps out") from first
-        raise first
 
     def save(self, step: int, state: Mapping[str, Any], *, suffix: str = ".pt") -> Path:
         """Write the checkpoint of a step, atomically; an existing one is replaced.
@@ -303,6 +274,23 @@ def _read_config(path: Path) -> dict[str, Any]:
     if ours and type(version) is int and version > SCHEMA_VERSION:
         raise CheckpointError(f"{name}: written by a newer rhoscope; update rhoscope to read it")
     return document
+
+
+def left_out_lines(skipped: Mapping[str, str]) -> list[str]:
+    """Lines for the terminal: what was left out and why.
+
+    Parameters
+    ----------
+    skipped : mapping of str to str
+        Reasons by file name, or by the number of a step.
+
+    Returns
+    -------
+    list of str
+    """
+    return [
+        f"left out: {'step ' * name.isdecimal()}{shown(name)}: {reason}" for name, reason in skipped.items()
+    ]
 
 
 def run_of(file: str | Path) -> Run | None:

@@ -317,7 +317,7 @@ def cached_record(subject: Subject, question: SpectralQuestion, *, step: float, 
         except RhoscopeError as error:
             record.facts["unsaved"] = str(error)
     # The same network may lie elsewhere, or be described in other words, than when it was computed.
-    record.facts |= {"path": subject.path, "notes": list(subject.notes)}
+    record.facts.update(path=subject.path, notes=list(subject.notes))
     return record
 
 

@@ -1,4 +1,4 @@
-"""The training step in the name of a checkpoint: a number that stands alone, best after a word such as step."""
+"""The training step in the name of a checkpoint: a number that stands alone, or after a word like step."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".distcp", "
 def stem(name: str) -> str:
     """A file name without the endings of checkpoints, also ``.pth.tar``."""
     while True:
-        short = next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name)
+        short = next(
+            (name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name
+        )
         if short == name:
             return name
         name = short
 
 
 def step_word(name: str) -> int | None:
-    """The number after the last word for a step in a file name (``step=1200``, ``ckpt_77``); None without one."""
+    """The number after the last word for a step in a name (``step=1200``, ``ckpt_77``); None without one."""
     found = _AFTER["step"].findall(stem(name))
     return int(found[-1]) if found else None
 

@@ -45,6 +45,8 @@ class Subject:
         What a reader must know (decoupled decay, carried biases, ...).
     labels : int, optional
         Seed of shuffled labels (a null control); None: the labels x + y.
+    left_out : dict of str to str
+        Files of its run that were not used, with the reasons.
     """
 
     network: GroupNetwork
@@ -57,6 +59,7 @@ class Subject:
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
     labels: int | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def measure(self) -> ParticleMeasure:
@@ -149,6 +152,7 @@ def subject_of(
     return Subject(
         network, layout.loss, centred, recipe.weight_decay, chosen, path_text(checkpoint.path),
         checkpoint.step, checkpoint.sha256, (*notes, *recipe.notes), recipe.labels,
+        run.left_out if run is not None else {},
     )  # fmt: skip
 
 
@@ -185,7 +189,13 @@ def _notes_of(network: GroupNetwork) -> list[str]:
 def _pairs_of(
     recipe: Recipe, told: Told, layout: Layout, network: GroupNetwork, pairs: str | None
 ) -> np.ndarray | None:
-    """The trained pairs; None: all."""
+    """The trained pairs; None: all.
+
+    Raises
+    ------
+    InputError
+        If the training pairs are asked for and not told, or two answers contradict each other.
+    """
     if pairs not in {None, "train", "all"}:
         raise InputError(f"--pairs: expected all or train, got {pairs!r}")
     if told.pairs is not None:

@@ -1,4 +1,4 @@
-"""The user's cache folder: finished work that may be deleted at any time, never among the user's own files."""
+"""The user's cache folder: finished work that may be deleted at any time, apart from the user's files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def cache_folder(study: str) -> Path:
     Returns
     -------
     Path
-        ``rhoscope/STUDY`` in ``XDG_CACHE_HOME`` where that is an absolute path, else in the platform's folder for
-        caches. It need not exist.
+        ``rhoscope/STUDY`` in ``XDG_CACHE_HOME`` where that is an absolute path, else in the platform's
+        folder for caches. It need not exist.
     """
     return _caches() / "rhoscope" / study
 

@@ -37,6 +37,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
 from analyses.commands.values import MOST_STEP, converted, expected, one_of, real, whole
 from analyses.potential_sets import POTENTIAL_SETS
 from analyses.runs import read_target
@@ -56,12 +57,6 @@ Examples:
   --tensor w_b=fc1.weight[:,113:] --tensor w_c=fc2.weight --json
 """
 PANEL = "Spectrum"
-
-
-def _decay(text: str) -> str:
-    if text == "from-run":
-        return text
-    return str(real(least=0)["parser"](text))
 
 
 def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -90,14 +85,9 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        weight_decay: Annotated[
-            str,
-            typer.Option(
-                help="L2 decay of the objective: a number, or from-run.",
-                rich_help_panel=PANEL,
-                **converted(_decay, "NUMBER"),
-            ),
-        ] = "from-run",
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         pairs: Annotated[
             str | None,
             typer.Option(
@@ -160,14 +150,12 @@ def register(app: typer.Typer) -> None:
         """
         check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        run = with_told(run, weight_decay, decay_kind, train_pairs)
         chosen = choose_layout(
             checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
             output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
-        subject = subject_of(
-            checkpoint, chosen, run, centred=centred, weight_decay=None if weight_decay == "from-run" else float(weight_decay), pairs=pairs,
-            device=device,
-        )  # fmt: skip
+        subject = subject_of(checkpoint, chosen, run, centred=centred, pairs=pairs, device=device)
         question = Question(
             operator, subspace, potentials, None if eigenvalues in {"all", "density"} else int(eigenvalues), refine, tolerance, seed,
             density=eigenvalues == "density",

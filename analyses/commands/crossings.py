@@ -35,12 +35,14 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
 from analyses.commands.values import MOST_STEP, MOST_WORKERS, converted, filled, one_of, real, whole
 from analyses.controls import CONTROL_WORDS, CONTROLS
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
+from analyses.layouts import Layout
 from analyses.potential_sets import POTENTIAL_SETS
-from analyses.runs import Run
+from analyses.runs import Run, left_out_lines
 from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
 from analyses.subjects import Subject, subject_of
@@ -144,6 +146,9 @@ def register(app: typer.Typer) -> None:
                 **one_of(CONTROLS),
             ),
         ] = None,
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
@@ -156,7 +161,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         cache: Annotated[
             Path | None,
-            typer.Option(help="Finished steps. (default: RUN_DIR/crossings_cache)", rich_help_panel=PANEL),
+            typer.Option(
+                help="Folder of finished steps. (default: in the user's cache folder)", rich_help_panel=PANEL
+            ),
         ] = None,
         out: Out = None,
         report: Report = None,
@@ -177,7 +184,7 @@ def register(app: typer.Typer) -> None:
         check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
-        run = Run.open(run_dir, step_pattern=step_pattern)
+        run = with_told(Run.open(run_dir, step_pattern=step_pattern), weight_decay, decay_kind, train_pairs)
         question = SpectralQuestion(
             operator, subspace, None if eigenvalues == "all" else int(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
@@ -186,12 +193,11 @@ def register(app: typer.Typer) -> None:
             coarse, refine_time, check_modes, refine, certify, tuple(control or ()), skip_bad, cache,
             Crew(workers, dask),
         )  # fmt: skip
-        checkpoint = _readable(run, skip_bad)
-        chosen = choose_layout(
-            checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
-            output_scale=output_scale, elements=elements, quiet=quiet,
-        )  # fmt: skip
-        subject = subject_of(checkpoint, chosen, run, centred=centred, device=device)
+        told = {
+            "layout": layout, "tensor": tensor, "group": group, "loss": loss, "activation": activation,
+            "output_scale": output_scale, "elements": elements, "quiet": quiet,
+        }  # fmt: skip
+        chosen, subject = last_usable(run, told, skip_bad=skip_bad, centred=centred, device=device)
         say(_plan(run, question, extras, subject), quiet=quiet)
         if dry_run:
             return
@@ -204,15 +210,27 @@ def register(app: typer.Typer) -> None:
         )  # fmt: skip
 
 
-def _readable(run: Run, skip_bad: bool):
-    """The last checkpoint that can be read (with ``skip_bad``), to tell layout and plan."""
+def last_usable(run: Run, told: dict[str, Any], *, skip_bad: bool, **options: Any) -> tuple[Layout, Subject]:
+    """Layout and subject of the last checkpoint that can be used (with ``skip_bad``), to tell the plan.
+
+    Parameters
+    ----------
+    run : Run
+    told : dict
+        What the command line says about the layout.
+    skip_bad : bool
+    **options
+        For `subject_of`.
+    """
     for step in reversed(run.steps):
         try:
-            return run.read(step)
+            checkpoint = run.read(step)
+            chosen = choose_layout(checkpoint, run, **told)
+            return chosen, subject_of(checkpoint, chosen, run, **options)
         except CheckpointError as error:
             if not skip_bad:
                 raise CheckpointError(f"step {step}: {error}; --skip-bad leaves such steps out") from error
-    raise CheckpointError(f"{run.path}: no checkpoint can be read")
+    raise CheckpointError(f"{run.path}: no checkpoint can be used")
 
 
 def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subject) -> str:
@@ -244,16 +262,18 @@ def _summary(document: dict[str, Any]) -> str:
     lines += [_certified_line(found) for found in document["certified_counts"] or ()]
     lines += [_fixed_line(point) for point in document["fixed_points"] or ()]
     for name, control in document["controls"].items():
+        ones = control["ones"][-1]
+        told = "" if ones is None else f", {100 * ones:.0f} % of rho_kkk at 1"
         lines.append(
             f"null control {name} ({CONTROL_WORDS[name]}): unstable {control['negative'][0]} to "
             f"{control['negative'][-1]} of {control['rank'][-1]}, loss {control['loss'][0]:.3e} to "
-            f"{control['loss'][-1]:.3e}, {control['kinds']['crossing']} crossings, "
-            f"{100 * control['ones'][-1]:.0f} % of rho_kkk at 1"
+            f"{control['loss'][-1]:.3e}, {control['kinds']['crossing']} crossings{told}"
         )
     if document["missing_steps"]:
         missing = ", ".join(map(str, document["missing_steps"]))
         lines.append(f"missing checkpoints (their brackets are wider): {missing}")
-    lines += [f"left out: step {step}: {reason}" for step, reason in document["skipped"].items()]
+    lines += left_out_lines(document["skipped"])
+    lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
 
 
@@ -289,7 +309,7 @@ def _certified_line(found: dict[str, Any]) -> str:
     apart = f"{found['symmetries']} symmetries apart; " if found["symmetries"] else ""
     return (
         f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
-        f"{found['dimension']} moves of the neurons ({apart}zero means within {2 * found['shift']:.1e})"
+        f"{found['dimension']} moves of the neurons ({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
     )
 
 

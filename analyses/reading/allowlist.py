@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle may mention: names that mean something here, and the plain records for all others.
+"""What a checkpoint's pickle may mention: names that mean something here, and plain records for all others.
 
 A name is never imported. It is one of three: *known* (torch's own ways to write tensors and containers),
 *foreign* (any class or function: its instances become inert `Record` objects, and the reader says so), or
@@ -65,7 +65,9 @@ UNSAFE_NAMES = frozenset(
 )
 _UNSAFE_PACKAGES = ("torch.hub.", "torch.utils.cpp_extension.", "torch.utils.model_zoo.", "multiprocessing.")
 # Members of enumerations of torch: dtypes that are not read, layouts, memory formats.
-_ENUMERATED = re.compile(r"torch\.(u?int|float|bfloat|complex|quint|qint|bits|sparse_|preserve_|channels_)\w*")
+_ENUMERATED = re.compile(
+    r"torch\.(u?int|float|bfloat|complex|quint|qint|bits|sparse_|preserve_|channels_)\w*"
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Global:
 
 
 class Record:
-    """An object that a pickle describes, inert: its class's name, arguments, state, and what was put into it."""
+    """An inert object of a pickle: its class's name, arguments, state, and what was put into it."""
 
     __slots__ = ("arguments", "elements", "entries", "name", "state")
 

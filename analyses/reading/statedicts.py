@@ -73,7 +73,8 @@ def select_state(content: Content, selector: str | None = None) -> State:
     raw = content.tree
     root = tree_of(_unflatten(raw) if isinstance(raw, dict) else raw, content.resolve)
     if not root.rank:
-        raise _nothing(content, root)
+        error = _why_nothing(content, root)
+        raise error
     path = [("", root)]
     ignored: dict[str, str] = {}
     if selector and selector != WHOLE:
@@ -91,7 +92,7 @@ def select_state(content: Content, selector: str | None = None) -> State:
     return State(tensors, _bounded(ignored), step, epoch, metadata)
 
 
-def _nothing(content: Content, root: Node) -> CheckpointError:
+def _why_nothing(content: Content, root: Node) -> CheckpointError:
     if content.foreign:
         return UntrustedCheckpointError(f"no tensor is in it, and {wanted(list(content.foreign))}")
     tree = content.tree
@@ -131,12 +132,20 @@ def _descend(path: list[tuple[str, Node]], rank: int, ignored: dict[str, str]) -
 
 
 def _next(node: Node, path: list[tuple[str, Node]], rank: int) -> str | None:
-    """The label of the container to go into; None where the node is the state dict itself."""
+    """The label of the container to go into; None where the node is the state dict itself.
+
+    Raises
+    ------
+    CheckpointError
+        If several could be meant.
+    """
     if node.kind is Kind.MODULE:
         return None
     inside = node.bearing(min(rank, node.rank))
     inside = {label: child for label, child in inside.items() if not OTHER_STATE.match(label)} or inside
-    named = next((name for name in STATE_NAMES if name in inside), None) if node.kind is not Kind.LIST else None
+    named = (
+        next((name for name in STATE_NAMES if name in inside), None) if node.kind is not Kind.LIST else None
+    )
     # Inside a state dict, a layer may have such a name: then it is not alone.
     if named is not None and (len(inside) == 1 or not any(label in STATE_NAMES for label, _ in path)):
         return named

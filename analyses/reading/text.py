@@ -24,7 +24,7 @@ def shown(name: object, *, limit: int = 80) -> str:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be written anywhere: bytes that are no UTF-8 become ``\\xff``.
+    r"""A path as text that can be written anywhere: bytes that are no UTF-8 become ``\xff``.
 
     Parameters
     ----------

@@ -143,7 +143,13 @@ def _root_folder(names: set[str]) -> str:
 
 
 def _data_offset(source: Source, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of an entry begin; its local header must name it as the directory does."""
+    """Where the bytes of an entry begin.
+
+    Raises
+    ------
+    CheckpointError
+        If its local header names it otherwise than the directory.
+    """
     header = source.read(info.header_offset, 30)
     name, extra = struct.unpack_from("<HH", header, 26)
     there = source.read(info.header_offset + 30, name)

@@ -203,9 +203,9 @@ def _natural(value: Any, resolve: Callable[[Any], StoredTensor]) -> int | None:
     """A natural number, also of numpy or in a tensor of one integer."""
     if isinstance(value, Record) and value.name.endswith("multiarray.scalar"):
         value = _numpy_integer(value)
-    if isinstance(value, (StoredTensor, TensorRef)) and value.shape in ((), (1,)):
-        if value.dtype.startswith(("int", "uint")):
-            value = int(resolve(value).load().reshape(()))
+    single = isinstance(value, (StoredTensor, TensorRef)) and value.shape in ((), (1,))
+    if single and value.dtype.startswith(("int", "uint")):
+        value = int(resolve(value).load().reshape(()))
     return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
