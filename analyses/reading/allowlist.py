@@ -155,6 +155,10 @@ def _empty_dict() -> dict[Any, Any]:  # not dict itself, which would copy an arg
     return {}
 
 
+def _empty_default_dict(_factory: Any = None) -> dict[Any, Any]:
+    return {}
+
+
 def _items(items: Any = (), *_: Any) -> Any:
     return items
 
@@ -182,7 +186,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.device": _opaque,
     "torch.serialization._get_layout": _opaque,
     "collections.OrderedDict": _empty_dict,
-    "collections.defaultdict": _empty_dict,
+    "collections.defaultdict": _empty_default_dict,
     "collections.Counter": _opaque,
     "builtins.set": _items,
     "builtins.frozenset": _items,

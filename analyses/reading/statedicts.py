@@ -149,22 +149,43 @@ def _next(node: Node, path: list[tuple[str, Node]], rank: int) -> str | None:
     # Inside a state dict, a layer may have such a name: then it is not alone.
     if named is not None and (len(inside) == 1 or not any(label in STATE_NAMES for label, _ in path)):
         return named
-    direct = any(
-        not isinstance(child, (Node, Unread)) and child.dtype in FLOATING and len(child.shape) >= rank - 1
-        for child in node.children.values()
-    )
-    if direct or not inside:
+    if not inside or _has_direct(node, rank):
         return None
-    listed = node.kind is Kind.LIST or all(_is_number(label) for label in inside)
+    counted = node.kind is Kind.LIST or all(_is_number(label) for label in inside)
     modules = all(child.kind is Kind.MODULE for child in inside.values())
-    if len(inside) > 1 and (listed or modules) and len({child.shape for child in inside.values()}) == 1:
+    if len(inside) > 1 and (counted or modules) and len({child.shape for child in inside.values()}) == 1:
         raise CheckpointError(_several(path, list(inside)))
     if len(inside) > 1:
         return None
     (label,) = inside
-    child = inside[label]
-    deeper = child.kind is not Kind.DICT or any(_is_number(name) for name in child.bearing(child.rank))
-    return label if listed or deeper or node.kind is Kind.OBJECT else None
+    return label if counted or _wraps(node, label, rank) else None
+
+
+def _has_direct(node: Node, rank: int) -> bool:
+    """Whether a container holds tensors of a rank itself, not in containers."""
+    return any(
+        not isinstance(child, (Node, Unread)) and child.dtype in FLOATING and len(child.shape) >= rank - 1
+        for child in node.children.values()
+    )
+
+
+def _wraps(node: Node, label: str, rank: int) -> bool:
+    """Whether the only child is a trainer's wrapping, not the layer of a network of one layer.
+
+    So it is if a state dict's usual name, a list, a number or an object follows before anything branches.
+    """
+    seen: set[int] = set()
+    while id(node) not in seen:
+        seen.add(id(node))
+        child = node.children[label]
+        inside = child.bearing(rank)
+        plain = node.kind is Kind.DICT and child.kind is Kind.DICT and label not in STATE_NAMES
+        if not plain or any(_is_number(name) for name in inside):
+            return True
+        if len(inside) != 1 or _has_direct(child, rank):
+            return False
+        node, (label,) = child, inside
+    return False
 
 
 def _is_number(label: str) -> bool:

@@ -53,7 +53,8 @@ def _check_directory_size(source: Source) -> None:
 def _check_entry(info: zipfile.ZipInfo, source: Source) -> None:
     name = info.orig_filename
     parts = name.split("/")
-    if "\0" in name or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+    drive = name[1:2] == ":" and name[:1].isalpha()  # other colons are times in the file's name
+    if "\0" in name or "\\" in name or drive or name.startswith("/") or ".." in parts:
         raise UntrustedCheckpointError(f"its zip archive has an entry with the unsafe name {shown(name)}")
     if info.flag_bits & 0x1:
         raise CheckpointError(f"zip entry {shown(name)} is encrypted")
