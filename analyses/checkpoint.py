@@ -170,6 +170,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "solutions": _solutions(found),
         "entropy": None,
         "notes": _notes(found),
+        "skipped": found.subject.left_out,
         "timing": {"seconds": found.seconds},
         "provenance": provenance(seed=found.question.seed, device=str(subject.network.a.device)),
     }

@@ -7,6 +7,7 @@ from typing import Any
 from analyses.checkpoint import CheckpointAnalysis
 from analyses.density import density_sentence
 from analyses.order_parameters import TOLERANCE
+from analyses.runs import left_out_lines
 from analyses.studies import plain
 
 
@@ -40,6 +41,7 @@ def summary(found: CheckpointAnalysis) -> str:
         f"  unstable {counts.negative}, marginal {counts.marginal}, contracted {counts.positive}, "
         f"undetermined {counts.undetermined} ({'certified' if counts.certified else 'not certified'})"
     )
+    lines += left_out_lines(document["skipped"])
     lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ import xarray as xr
 from analyses.crossings import CrossingStudy, missing_steps
 from analyses.monotone import monotone_document, moves_of
 from analyses.order_parameters import TOLERANCE
+from analyses.reading.text import path_text
 from analyses.spectral_steps import StepRecord
 from analyses.studies import plain, provenance
 from spectra.activations import SQUARE
@@ -126,7 +127,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         for b in range(study.branches.index.shape[1])
     ]
     return {
-        "run": str(study.run.path),
+        "run": path_text(study.run.path),
         "operator": study.question.operator,
         "subspace": study.question.subspace,
         "potentials": study.question.potentials,
@@ -139,6 +140,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "flow_time": study.times,
         "time": "flow time" if study.times is not None else "training step",
         **_series(study),
+        "skipped": {str(step): reason for step, reason in study.skipped.items()} | study.run.left_out,
         "branches": branches,
         "crossings": [_event(study, event) for event in study.crossings],
         "net_changes": net_changes(study) if study.complete else None,
@@ -149,7 +151,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "controls": {name: _series(control) for name, control in study.controls.items()},
         "missing_steps": missing_steps(study.run),
         "seconds_per_step": study.fact("seconds"),
-        "notes": study.records[-1].facts["notes"],
+        "notes": [*study.records[-1].facts["notes"], *study.notes],
         "provenance": provenance(seed=study.question.seed, device=study.question.device),
     }
 

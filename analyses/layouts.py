@@ -353,8 +353,10 @@ class Layout:
         return value.reshape(-1)
 
     def _value(self, name: str, checkpoint: Checkpoint) -> Tensor:
+        expression = parse_expression(getattr(self, name))
+        checkpoint.require(expression.keys)
         try:
-            return parse_expression(getattr(self, name)).evaluate(checkpoint.tensors)
+            return expression.evaluate(checkpoint.tensors)
         except LayoutError as error:
             raise LayoutError(f"{checkpoint.path}: {name} = {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,7 +22,8 @@ from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
 from analyses.subjects import Subject, subject_of
-from manifold.errors import InputError, LayoutError
+from analyses.user_cache import program
+from manifold.errors import InputError, LayoutError, RhoscopeError
 from manifold.monomials import Monomials
 from spectra.crossings import SpectralStep
 from spectra.flow import measured_point
@@ -306,6 +308,7 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
     del asked["max_seconds"]  # a converged record answers whatever the limit
     told = {
         "version": CACHE_VERSION,
+        "program": program(),
         "sha256": subject.sha256,
         "question": asked,
         "loss": subject.loss,
@@ -324,14 +327,22 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
 
 
 def cached_record(subject: Subject, question: SpectralQuestion, *, step: float, cache: Path) -> StepRecord:
-    """The record of a subject from the cache; computed if new, or if given less time it did not converge."""
+    """The record of a subject from the cache; computed if new, or if given less time it did not converge.
+
+    A record that cannot be kept says so in its facts (``unsaved``) and is as good as any other.
+    """
     file = cache / cache_name(subject, question, step)
     record = StepRecord.load(file)
     if record is None or not (
         record.facts["converged"] or question.max_seconds <= record.facts["max_seconds"]
     ):
         record = compute_record(subject, question, step=step)
-        record.save(file)
+        try:
+            record.save(file)
+        except RhoscopeError as error:
+            record.facts["unsaved"] = str(error)
+    # The same network may lie elsewhere, or be described in other words, than when it was computed.
+    record.facts.update(path=subject.path, notes=list(subject.notes))
     return record
 
 
@@ -388,6 +399,7 @@ def records_of_run(
 
 
 def _remove_leftovers(cache: Path) -> None:
-    for file in cache.glob(".step_*.part"):
-        if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
-            file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another study may be quicker, or the folder not ours to clean
+        for file in cache.glob(".step_*.part"):
+            if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
+                file.unlink(missing_ok=True)

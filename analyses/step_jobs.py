@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,12 @@ def over_steps(
 
 
 def kept_result(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The JSON content of a file, or what ``make`` returns, which is then written there atomically."""
+    """The JSON content of a file, or what ``make`` returns, which is then kept there if that is possible."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         found = plain(make())
-    with atomic_path(file, force=True) as temporary:
+    with suppress(RhoscopeError), atomic_path(file, force=True) as temporary:
         temporary.write_text(json.dumps(found), "utf-8")
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from analyses.checkpoint import Question
 from analyses.checkpoints import CheckpointReader
 from analyses.layouts import Layout
 from analyses.order_parameters import ALIVE, TOLERANCE, OrderParameters, order_parameters
+from analyses.reading.text import path_text
 from analyses.runs import Run, known_layout
 from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject, subject_of
@@ -96,7 +96,7 @@ def follow(
                 continue
             found.append((subject, order_parameters(subject), _spectrum(subject, seed)))
     if not found:
-        raise CheckpointError(f"{run.path}: no checkpoint can be used")
+        raise CheckpointError(f"{path_text(run.path)}: no checkpoint can be used")
     progress(len(chosen), len(chosen), "trajectory")
     return _dataset(run, tuple(step for step in chosen if step not in skipped), found, seed, skipped)
 
@@ -112,7 +112,8 @@ def _subject(run: Run, layout: Layout | None, step: int, reader: CheckpointReade
     known = layout if layout is not None else known_layout(checkpoint, run)
     if known is None:
         raise LayoutError(
-            f"{run.path}: no layout is stored with the run; give --layout FILE or --tensor w_a=EXPR .."
+            f"{path_text(run.path)}: no layout is stored with the run; give --layout FILE or "
+            "--tensor w_a=EXPR .."
         )
     return subject_of(checkpoint, known, run, device=device)
 
@@ -160,7 +161,7 @@ def _dataset(run: Run, steps: tuple[int, ...], found: list, seed: int, skipped: 
     labels = ["(" + ",".join(map(str, group.elements[k].tolist())) + ")" for k in range(1, group.order)]
     study = xr.Dataset(data, coords={"step": list(steps), "frequency": labels, "set": list(SETS)})
     document = _document(run, subjects[-1], study, seed)
-    document["skipped"] = {str(step): reason for step, reason in skipped.items()}
+    document["skipped"] = {str(step): reason for step, reason in skipped.items()} | run.left_out
     return study.assign_attrs(
         {"study": "trajectory", "summary": json.dumps(plain(document)), **document["provenance"]}
     )
@@ -203,7 +204,7 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
     cheap = ("loss", "objective", "accuracy", "loss_identity_error", "ones", "largest_sum", "alive",
              "purity_median")  # fmt: skip
     return {
-        "run": str(Path(run.path)),
+        "run": path_text(run.path),
         "task": {
             "group": net.group.name,
             "order": net.group.order,
@@ -217,7 +218,7 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
             "output_scale": net.output_scale,
             "weight_decay": subject.weight_decay,
         },
-        "training": {key: config[key] for key in told if key in config},
+        "training": {key: config[key] for key in told if isinstance(config.get(key), (str, int, float))},
         "steps": study.step.values,
         **{name: study[name].values for name in cheap},
         "largest": {name: study.largest_potential.sel(set=name).values for name in SETS},

@@ -37,6 +37,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
 from analyses.commands.values import MOST_STEP, converted, expected, one_of, real, whole
 from analyses.potential_sets import POTENTIAL_SETS
 from analyses.runs import read_target
@@ -56,16 +57,6 @@ Examples:
   --tensor w_b=fc1.weight[:,113:] --tensor w_c=fc2.weight --json
 """
 PANEL = "Spectrum"
-
-
-def decay_text(text: str) -> str:
-    """A check of ``--weight-decay``: a number, or from-run."""
-    return text if text == "from-run" else str(real(least=0)["parser"](text))
-
-
-def decay_of(text: str) -> float | None:
-    """The decay that ``--weight-decay`` asks for; None: that of the run."""
-    return None if text == "from-run" else float(text)
 
 
 def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -99,14 +90,9 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        weight_decay: Annotated[
-            str,
-            typer.Option(
-                help="L2 decay of the objective: a number, or from-run.",
-                rich_help_panel=PANEL,
-                **converted(decay_text, "NUMBER"),
-            ),
-        ] = "from-run",
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         pairs: Annotated[
             str | None,
             typer.Option(
@@ -169,14 +155,12 @@ def register(app: typer.Typer) -> None:
         """
         check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        run = with_told(run, weight_decay, decay_kind, train_pairs)
         chosen = choose_layout(
             checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
             output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
-        subject = subject_of(
-            checkpoint, chosen, run, centred=centred, weight_decay=decay_of(weight_decay),
-            pairs=pairs, device=device,
-        )  # fmt: skip
+        subject = subject_of(checkpoint, chosen, run, centred=centred, pairs=pairs, device=device)
         question = Question(
             operator, subspace, potentials, count_of(eigenvalues), refine, tolerance, seed,
             density=eigenvalues == "density",

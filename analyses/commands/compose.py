@@ -24,7 +24,7 @@ from analyses.commands.options import (
 from analyses.commands.values import real, whole
 from analyses.composition import Composition, compose, refined
 from analyses.exports import check_export_name, write_network
-from analyses.runs import read_target
+from analyses.runs import left_out_lines, read_target
 from analyses.studies import provenance
 from analyses.subjects import Subject, subject_of
 from manifold.errors import LayoutError
@@ -107,10 +107,12 @@ def register(app: typer.Typer) -> None:
             provenance=provenance(seed=seed, device=device)
             | {"operation": operation.value, "parts": sources},
         )  # fmt: skip
-        document = {"out": str(out), "parts": sources, **found.document}
+        skipped = {f"{part.path}: {name}": why for part in subjects for name, why in part.left_out.items()}
+        document = {"out": str(out), "parts": sources, "skipped": skipped, **found.document}
         deliver(
-            document, study=None, out=None, csv=None, json=json, force=force, summary=_summary(out, found)
-        )
+            document, study=None, out=None, csv=None, json=json, force=force,
+            summary="\n".join([_summary(out, found), *left_out_lines(skipped)]),
+        )  # fmt: skip
         if not found.kept:
             raise typer.Exit(1)
 

@@ -36,7 +36,8 @@ from analyses.commands.options import (
 from analyses.commands.values import MOST_STEP, whole
 from analyses.exports import check_export_name, write_checkpoint
 from analyses.layouts import Layout, Weights
-from analyses.runs import Run, read_target
+from analyses.reading.text import path_text
+from analyses.runs import Run, left_out_lines, read_target
 from analyses.studies import provenance
 from manifold.errors import LayoutError
 
@@ -98,7 +99,11 @@ def register(app: typer.Typer) -> None:
         notes = list(weights.notes) if weights is not None else []
         if effective:
             chosen, tensors = _effective(chosen, weights)
-        source = {"path": str(checkpoint.path), "sha256": checkpoint.sha256, "format": checkpoint.format}
+        source = {
+            "path": path_text(checkpoint.path),
+            "sha256": checkpoint.sha256,
+            "format": checkpoint.format,
+        }
         write_checkpoint(
             out,
             tensors,
@@ -114,9 +119,12 @@ def register(app: typer.Typer) -> None:
             "layout": chosen.to_dict() if chosen is not None else None,
             "tensors": sorted(tensors),
             "ignored": checkpoint.ignored,
-            "notes": notes,
+            "notes": [*notes, *checkpoint.notes],
+            "skipped": run.left_out if run is not None else {},
         }
-        summary = f"{out}: {len(tensors)} tensors, {'layout stored' if chosen else 'no layout'}"
+        lines = [f"{out}: {len(tensors)} tensors, {'layout stored' if chosen else 'no layout'}"]
+        lines += [f"note: {note}" for note in checkpoint.notes] + left_out_lines(document["skipped"])
+        summary = "\n".join(lines)
         deliver(document, study=None, out=None, csv=None, json=json, force=force, summary=summary)
 
 

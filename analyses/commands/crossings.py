@@ -36,13 +36,14 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
 from analyses.commands.values import MOST_STEP, MOST_WORKERS, converted, filled, one_of, real, whole
 from analyses.controls import CONTROL_WORDS, CONTROLS
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
 from analyses.layouts import Layout
 from analyses.potential_sets import POTENTIAL_SETS
-from analyses.runs import Run
+from analyses.runs import Run, left_out_lines
 from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
 from analyses.subjects import Subject, subject_of
@@ -146,6 +147,9 @@ def register(app: typer.Typer) -> None:
                 **one_of(CONTROLS),
             ),
         ] = None,
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
@@ -158,7 +162,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         cache: Annotated[
             Path | None,
-            typer.Option(help="Finished steps. (default: RUN_DIR/crossings_cache)", rich_help_panel=PANEL),
+            typer.Option(
+                help="Folder of finished steps. (default: in the user's cache folder)", rich_help_panel=PANEL
+            ),
         ] = None,
         out: Out = None,
         report: Report = None,
@@ -179,7 +185,7 @@ def register(app: typer.Typer) -> None:
         check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
-        run = Run.open(run_dir, step_pattern=step_pattern)
+        run = with_told(Run.open(run_dir, step_pattern=step_pattern), weight_decay, decay_kind, train_pairs)
         question = SpectralQuestion(
             operator, subspace, count_of(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
@@ -267,7 +273,8 @@ def _summary(document: dict[str, Any]) -> str:
     if document["missing_steps"]:
         missing = ", ".join(map(str, document["missing_steps"]))
         lines.append(f"missing checkpoints (their brackets are wider): {missing}")
-    lines += [f"left out: step {step}: {reason}" for step, reason in document["skipped"].items()]
+    lines += left_out_lines(document["skipped"])
+    lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
 
 

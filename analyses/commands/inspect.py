@@ -13,8 +13,8 @@ from analyses.commands.options import Device, DryRun, Json, Quiet, Seed, cpu_onl
 from analyses.commands.values import MOST_STEP, whole
 from analyses.guesses import Guess, guess_layout
 from analyses.layouts import Layout
-from analyses.reading.text import shown
-from analyses.runs import known_layout, read_target
+from analyses.reading.text import path_text, shown
+from analyses.runs import known_layout, left_out_lines, read_target
 
 EPILOG = """
 Examples:
@@ -61,6 +61,7 @@ def register(app: typer.Typer) -> None:
             activation=known.activation if known and activation is None else activation,
         )
         document = _document(checkpoint, known, guess)
+        document["skipped"] = run.left_out if run is not None else {}
         deliver(
             document,
             study=None,
@@ -68,21 +69,19 @@ def register(app: typer.Typer) -> None:
             csv=None,
             json=json,
             force=False,
-            summary=_summary(checkpoint, known, guess),
+            summary="\n".join([_summary(checkpoint, known, guess), *left_out_lines(document["skipped"])]),
         )
 
 
 def _document(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) -> dict[str, Any]:
     return {
-        "path": str(checkpoint.path),
+        "path": path_text(checkpoint.path),
         "format": checkpoint.format,
         "sha256": checkpoint.sha256,
         "step": checkpoint.step,
-        "tensors": [
-            {"key": key, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for key, tensor in checkpoint.tensors.items()
-        ],
+        "tensors": checkpoint.listing,
         "ignored": checkpoint.ignored,
+        "notes": list(checkpoint.notes),
         "layout": known.to_dict() if known else None,
         "guess": guess.layout.to_dict() if guess else None,
         "guess_confidence": guess.confidence if guess else None,
@@ -92,15 +91,21 @@ def _document(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None)
 
 
 def _summary(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) -> str:
-    width = max(len(shown(key)) for key in checkpoint.tensors)
-    lines = [f"{checkpoint.path}: {checkpoint.format}, step {checkpoint.step}, sha256 {checkpoint.sha256}"]
-    for key, tensor in checkpoint.tensors.items():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        lines.append(f"  {shown(key):{width}}  {' x '.join(map(str, tensor.shape)) or 'scalar':>14}  {kind}")
+    listing = checkpoint.listing
+    width = max(len(shown(entry["key"])) for entry in listing)
+    lines = [
+        f"{path_text(checkpoint.path)}: {checkpoint.format}, step {checkpoint.step}, "
+        f"sha256 {checkpoint.sha256}"
+    ]
+    for entry in listing:
+        shape = " x ".join(map(str, entry["shape"])) or "scalar"
+        odd = "" if entry["finite"] else f"  not finite: {entry['nan']:,} NaN, {entry['infinite']:,} infinite"
+        lines.append(f"  {shown(entry['key']):{width}}  {shape:>14}  {entry['dtype']}{odd}")
     for key, why in list(checkpoint.ignored.items())[:5]:
         lines.append(f"  {shown(key):{width}}  not read: {why}")
     if len(checkpoint.ignored) > 5:
         lines.append(f"  and {len(checkpoint.ignored) - 5} more not read")
+    lines += [f"note: {note}" for note in checkpoint.notes]
     if known is not None:
         lines += ["layout written with it:", _indented(known)]
     if guess is None:

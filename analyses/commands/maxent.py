@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyses.checkpoints import Checkpoint, split_selector
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -41,8 +43,13 @@ from analyses.maxent import analyse_lift, fit_moments
 from analyses.maxent_data import study_of
 from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
-from analyses.runs import read_target
-from manifold.errors import InputError
+from analyses.reading.text import path_text
+from analyses.runs import Run, left_out_lines, read_target
+from manifold.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from analyses.layouts import Layout
+    from spectra.networks import GroupNetwork
 
 METHODS = ("newton", "trust-regions", "sampling")
 EPILOG = """
@@ -118,6 +125,12 @@ def register(app: typer.Typer) -> None:
                 "--all-steps", help="Follow the run: lambda, entropy, gap.", rich_help_panel="Checkpoint"
             ),
         ] = False,
+        skip_bad: Annotated[
+            bool,
+            typer.Option(
+                "--skip-bad", help="With --all-steps: leave out damaged steps.", rich_help_panel="Checkpoint"
+            ),
+        ] = False,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
         group: GroupOption = None,
@@ -163,12 +176,12 @@ def register(app: typer.Typer) -> None:
                 "output_scale": output_scale, "elements": elements,
             }  # fmt: skip
             document = _of_path(
-                path, options, step=step, all_steps=all_steps, step_pattern=step_pattern, base=base,
-                symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
+                path, options, step=step, all_steps=all_steps, skip_bad=skip_bad, step_pattern=step_pattern,
+                base=base, symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
             )  # fmt: skip
             if document is None:
                 return
-            text = summary_of_fits(document)
+            text = "\n".join([summary_of_fits(document), *left_out_lines(document["skipped"])])
         study = study_of(document, seed=seed)
         deliver(document, study=study, summary=text, **output)
 
@@ -195,16 +208,41 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--moments: expected numbers separated by commas, got {text!r}") from error
 
 
+def _last_network(
+    path: Path, options: dict[str, Any], *, step: int | None, step_pattern: str | None, skip_bad: bool,
+    quiet: bool,
+) -> tuple[Checkpoint, Run | None, Layout, GroupNetwork, dict[int, str]]:  # fmt: skip
+    """The network of a checkpoint or of the last step of a run; with ``skip_bad`` the last of any use."""
+    if not skip_bad:
+        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        return checkpoint, run, chosen, chosen.network(checkpoint), {}
+    run, bad = Run.open(path, step_pattern=step_pattern), {}
+    for current in reversed(run.steps):
+        try:
+            checkpoint = run.read(current)
+            chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+            return checkpoint, run, chosen, chosen.network(checkpoint), bad
+        except CheckpointError as error:
+            bad[current] = str(error)
+    raise CheckpointError(f"no checkpoint can be used; step {run.steps[-1]}: {bad[run.steps[-1]]}")
+
+
 def _of_path(
-    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, step_pattern: str | None,
-    base: str, symbols: str, frequencies: int, seed: int, quiet: bool, dry_run: bool,
+    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, skip_bad: bool,
+    step_pattern: str | None, base: str, symbols: str, frequencies: int, seed: int, quiet: bool,
+    dry_run: bool,
 ) -> dict[str, Any] | None:  # fmt: skip
-    checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
-    if all_steps and (run is None or not path.is_dir()):
-        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path}")
-    chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
-    network = chosen.network(checkpoint)
-    steps = list(run.steps) if all_steps else [checkpoint.step]
+    if all_steps and not os.path.isdir(split_selector(path)[0]):
+        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
+    if skip_bad and not all_steps:
+        raise InputError("--skip-bad: only with --all-steps; one step is used or refused")
+    checkpoint, run, chosen, network, bad = _last_network(
+        path, options, step=step, step_pattern=step_pattern, skip_bad=skip_bad, quiet=quiet
+    )
+    if all_steps and run is None:
+        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
+    steps = [known for known in run.steps if known not in bad] if all_steps else [checkpoint.step]
     say(
         f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, "
         f"symbols {symbols}, at most {frequencies} frequencies, seed {seed}",
@@ -217,7 +255,15 @@ def _of_path(
         chosen_k: set[tuple[int, ...]] = set()
         for current in reversed(steps):  # the last step says which frequencies are followed
             if all_steps:
-                network = chosen.network(run.read(current))
+                try:
+                    network = chosen.network(run.read(current))
+                except CheckpointError as error:
+                    if not skip_bad:
+                        raise CheckpointError(
+                            f"step {current}: {error}; --skip-bad leaves such steps out"
+                        ) from error
+                    bad[current] = str(error)
+                    continue
             a, b, c = (z.numpy() for z in network.coefficients())
             try:
                 lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
@@ -238,8 +284,11 @@ def _of_path(
     trajectory.reverse()
     fits = trajectory[-1]["fits"]
     document: dict[str, Any] = {
-        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "checkpoint": {
+            "path": path_text(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256,
+        },
         "base": base, "symbols": symbols, "fits": fits,
+        "skipped": {str(at): bad[at] for at in sorted(bad)} | (run.left_out if run is not None else {}),
     }  # fmt: skip
     if all_steps:
         document["trajectory"] = trajectory_document(trajectory)

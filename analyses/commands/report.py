@@ -33,7 +33,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.runs import Run
+from analyses.runs import Run, left_out_lines
 from analyses.sections import document_of
 from analyses.studies import read_study
 from analyses.trajectory import follow
@@ -113,8 +113,11 @@ def register(app: typer.Typer) -> None:
             trajectory = follow(run, chosen, seed=seed, device=device, skip_bad=skip_bad, progress=progress)
             found = analyze(subject, question, progress=progress)
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
+        skipped = document_of(trajectory)["skipped"]
+        document |= {"steps": trajectory.step.values.tolist(), "skipped": skipped}
+        summary = "\n".join([f"report: {page}", *left_out_lines(skipped)])
         deliver(
-            document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
+            document, study=None, out=None, csv=None, json=json, force=force, summary=summary,
             quiet=quiet, report=page, pages=[trajectory, found.dataset], figure_format=figure_format,
             title=f"rhoscope: {path.resolve().name}", unfinished=unfinished(found),
         )  # fmt: skip
