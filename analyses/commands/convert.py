@@ -23,9 +23,10 @@ from analyses.commands.layout_options import (
 )
 from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
 from analyses.exports import check_export_name, write_checkpoint
-from analyses.layouts import Layout, Weights
+from analyses.layouts import Layout
 from analyses.runs import Run, read_target
 from analyses.studies import provenance
+from analyses.weights import Weights
 from manifold.errors import LayoutError
 
 EPILOG = """

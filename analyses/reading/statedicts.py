@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ OTHER_STATE = re.compile(
     r"(optim\w*|(lr_?)?sched\w*|(grad_?)?scaler\w*|rng\w*|callbacks|loops|amp(_\w+)?)(\.|$)", re.IGNORECASE
 )
 METADATA_KEY = "rhoscope"
+WORDS_KEY = "rhoscope.words"  # plain values beside the tensors, as JSON
+MAX_WORDS = 500
+MAX_WORD_LENGTH = 200
 MAX_ITEMS = 50_000
 MAX_DEPTH = 6
 
@@ -94,6 +98,9 @@ def select_state(content: Content) -> State:
     numbers = [_number(root, STEP_NAMES), _number(root, EPOCH_NAMES)]
     note = root.get(METADATA_KEY)
     metadata = {METADATA_KEY: note} if isinstance(note, str) and len(note) < 1 << 20 else {}
+    words = _words(root)
+    if words:
+        metadata[WORDS_KEY] = json.dumps(words)
     return State(tensors, ignored, numbers[0], numbers[1], metadata)
 
 
@@ -157,6 +164,18 @@ def _strip(key: str) -> str:
         for prefix in PREFIXES:
             key = key.removeprefix(prefix)
     return key.replace("._orig_mod.", ".")
+
+
+def _words(root: dict[Any, Any]) -> dict[str, str | float]:
+    """Short texts and numbers beside the tensors (of a list of numbers the last), by their last key."""
+    found: dict[str, str | float] = {}
+    for name, item in itertools.islice(_walk(root), MAX_ITEMS):
+        key = name.rpartition(".")[2][:MAX_WORD_LENGTH]
+        last = item[-1] if isinstance(item, (list, tuple)) and item else item
+        plain = type(last) in (str, int, float) and len(found) < MAX_WORDS
+        if plain and (not isinstance(last, str) or len(last) <= MAX_WORD_LENGTH) and key != METADATA_KEY:
+            found.setdefault(key, last if isinstance(last, str) else float(min(max(last, -1e300), 1e300)))
+    return found
 
 
 def _number(root: dict[Any, Any], names: tuple[str, ...]) -> int | None:
