@@ -155,6 +155,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
     return {
         "checkpoint": {"path": subject.path, "step": subject.step, "sha256": subject.sha256},
         "task": _task(found),
+        "layout": subject.origin.document,
         "loss": parameters.loss,
         "objective": parameters.objective,
         "accuracy": parameters.accuracy,
@@ -167,6 +168,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "decoupling": found.coupling,
         "solutions": _solutions(found),
         "entropy": None,
+        "warnings": found.subject.warnings(parameters.accuracy),
         "notes": _notes(found),
         "timing": {"seconds": found.seconds},
         "provenance": provenance(seed=found.question.seed, device=str(subject.network.a.device)),
@@ -174,7 +176,11 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
 
 
 def _notes(found: CheckpointAnalysis) -> list[str]:
-    notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
+    subject = found.subject
+    notes = [
+        *subject.warnings(found.parameters.accuracy), *subject.origin.notes, *subject.notes,
+        *([found.problem] if found.problem else []),
+    ]  # fmt: skip
     asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
     if found.question.density:
         notes.append("the density is that of the full space")

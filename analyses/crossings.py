@@ -102,6 +102,8 @@ class CrossingStudy:
         Null controls.
     certified : list of dict, or None
         Complete counts at some steps; None: not asked for.
+    layout : Layout or None
+        Where the weights are, and how that became known.
     """
 
     run: Run
@@ -115,6 +117,7 @@ class CrossingStudy:
     fixed_points: dict[int, dict[str, Any] | str] | None = None
     controls: dict[str, CrossingStudy] = field(default_factory=dict)
     certified: list[dict[str, Any]] | None = None
+    layout: Layout | None = None
 
     @property
     def steps(self) -> np.ndarray:
@@ -190,6 +193,7 @@ def follow_crossings(
         run, question, tuple(records), flow_times(run, [record.facts["step"] for record in records]),
         branches, tuple(crossings), skipped, _checked(run, layout, question, plan, int(saved[-1]), progress),
         points, _controls(run, layout, question, plan, cache, progress), certified,
+        layout,
     )  # fmt: skip
 
 

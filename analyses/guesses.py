@@ -12,7 +12,7 @@ from analyses.candidates import Candidate, candidates
 from analyses.evidence import apply, sums_of
 from analyses.layouts import Layout
 from analyses.origins import Confidence
-from analyses.rivals import SAME_ACCURACY, Verdict, judge
+from analyses.rivals import SAME_ACCURACY, Verdict, judge, luck
 from manifold.errors import LayoutError
 from manifold.groups import FiniteAbelianGroup
 
@@ -25,6 +25,7 @@ MAX_CANDIDATES = 200
 SAMPLE_PAIRS = 256
 SEARCH_FLOPS = 2 * 10**10
 VERIFIED = 0.99
+LEAST_ORDER = 4  # nine pairs are right by luck once in 20,000 readings, and hundreds are tried
 SAME_STRUCTURE = 0.02  # five pairs' luck of 256: readings so near in accuracy are told apart by what they use
 
 
@@ -116,7 +117,7 @@ def guess_layout(
 def _best(trials: list[_Trial]) -> _Trial:
     """The reading to believe: accuracy far above chance decides, then what it leaves unused, then names."""
     own = [trial for trial in trials if _own_names(trial.layout) and trial.layout.w_b is not None]
-    informative = [trial for trial in own or trials if trial.accuracy > max(0.2, 5 / trial.candidate.order)]
+    informative = [trial for trial in own or trials if trial.accuracy > luck(trial.candidate.order)]
     if not informative:
         return min(own or trials, key=_order)
     accuracy = max(trial.accuracy for trial in informative)
@@ -139,7 +140,7 @@ def _others(chosen: _Trial, trials: list[_Trial]) -> list[str]:
         f"{trial.candidate.structure} of {', '.join(_keys(trial.layout))} on {trial.layout.group}"
         for trial in trials
         if trial.unused <= chosen.unused
-        and trial.accuracy > max(0.2, 5 / trial.candidate.order)
+        and trial.accuracy > luck(trial.candidate.order)
         and trial.accuracy >= chosen.accuracy - SAME_ACCURACY
         and parts(trial) != same
     ]
@@ -179,6 +180,8 @@ def guess_of(
         doubts.append(f"another reading does the task as well: {others[0]}")
     if unused:
         doubts.append(f"{_listed(unused)} not used")
+    if order < LEAST_ORDER:
+        doubts.append("so few pairs may all be right by luck")
     if verdict.accuracy < VERIFIED:
         confidence = Confidence.WEAK
     else:
@@ -189,7 +192,7 @@ def guess_of(
         f"{layout.activation} ({verdict.evidence}), loss {layout.loss}"
     )
     reason += f" of {layout.output_scale:.3g} o" if layout.output_scale != 1 else ""
-    usable = verdict.accuracy > max(0.3, 10 / order) or _own_names(layout)
+    usable = verdict.accuracy > max(0.3, min(10 / order, 0.9)) or _own_names(layout)
     return Guess(
         layout,
         confidence,

@@ -79,6 +79,22 @@ class _LossVerdict:
     doubt: str = ""
 
 
+def luck(order: int) -> float:
+    """The accuracy that a network without the task may have by luck or by a bias to some outputs.
+
+    Parameters
+    ----------
+    order : int
+        Of the group.
+
+    Returns
+    -------
+    float
+        Five times chance, between 0.2 and 0.6 (of 25 pairs 15 are right by luck once in 100,000).
+    """
+    return max(0.2, min(5 / order, 0.6))
+
+
 def judge(
     layout: Layout, checkpoint: Checkpoint, *, activation: str | None = None, loss: str | None = None,
     fixed_scale: bool = False,
@@ -107,7 +123,7 @@ def judge(
     hints = hints_of(checkpoint)
     n, q = FiniteAbelianGroup.parse(layout.group).order, layout.parts(checkpoint).a.shape[1]
     scales = (1.0,) if fixed_scale else tuple(dict.fromkeys((1.0, 1 / (2 * n), 1 / q, 1 / (2 * n * q))))
-    chance = max(0.2, 5 / n)
+    chance = luck(n)
     fits = _fits(layout, checkpoint, all_activations(activation), scales, chance)
     if not fits:  # overflow with every activation
         return Verdict(layout, 0.0, 0, _others(layout.activation), "the outputs overflow")

@@ -230,6 +230,7 @@ def compute_record(
         "plan": result.plan.sentence,
         "max_seconds": question.max_seconds,
         "notes": list(subject.notes),
+        "warnings": subject.warnings(subject.network.accuracy()),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
     lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors

@@ -9,7 +9,9 @@ import numpy as np
 
 from analyses.checkpoints import Checkpoint
 from analyses.layouts import Layout
+from analyses.origins import Origin
 from analyses.runs import Run
+from analyses.task_check import task_warning
 from analyses.training import training_pairs
 from manifold.errors import InputError
 from manifold.measures import ParticleMeasure
@@ -42,6 +44,8 @@ class Subject:
         What a reader must know (decoupled decay, carried biases, ...).
     labels : int, optional
         Seed of shuffled labels (a null control); None: the labels x + y.
+    origin : Origin
+        How the layout became known.
     """
 
     network: GroupNetwork
@@ -54,6 +58,7 @@ class Subject:
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
     labels: int | None = None
+    origin: Origin = field(default=Origin())
 
     @cached_property
     def measure(self) -> ParticleMeasure:
@@ -81,6 +86,39 @@ class Subject:
         table = group.sums if self.labels is None else shuffled_labels(group, self.labels)
         flat = np.ascontiguousarray(table).reshape(-1)
         return flat if self.pairs is None else flat[self.pairs @ [group.order, 1]]
+
+    @property
+    def training_accuracy(self) -> float | None:
+        """Share of the pairs of the loss whose largest output is right; None where these are all pairs."""
+        if self.pairs is None:
+            return None
+        right = 0
+        for x in np.unique(self.pairs[:, 0]):
+            y = self.pairs[self.pairs[:, 0] == x, 1]
+            answers = self.network.outputs(slice(int(x), int(x) + 1))[0].argmax(-1).cpu().numpy()
+            right += int((answers[y] == self.network.group.sums[x, y]).sum())
+        return right / max(len(self.pairs), 1)
+
+    def warnings(self, accuracy: float) -> list[str]:
+        """What must be said first: that the network does not do the task it is read as.
+
+        Parameters
+        ----------
+        accuracy : float
+            Its accuracy on all pairs.
+
+        Returns
+        -------
+        list of str
+            None of a null control, whose labels are not those of the task.
+        """
+        if self.labels is not None:
+            return []
+        group = self.network.group
+        found = task_warning(
+            accuracy, group=group.name, order=group.order, training_accuracy=self.training_accuracy
+        )
+        return [] if found is None else [found]
 
     @cached_property
     def objective(self) -> Functional:
@@ -147,7 +185,7 @@ def subject_of(
         notes.append("null control: trained on shuffled labels; accuracy is against the true ones")
     return Subject(
         network, layout.loss, centred, weight_decay, chosen, str(checkpoint.path), checkpoint.step,
-        checkpoint.sha256, tuple(notes), labels,
+        checkpoint.sha256, tuple(notes), labels, layout.origin,
     )  # fmt: skip
 
 

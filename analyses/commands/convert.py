@@ -19,6 +19,7 @@ from analyses.commands.layout_options import (
     OutputScaleOption,
     StepPattern,
     TensorOptions,
+    UncertainLayoutError,
     choose_layout,
 )
 from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
@@ -108,8 +109,10 @@ def _layout_and_weights(
     checkpoint: Checkpoint, run: Run | None, options: dict[str, Any], *, needed: bool, quiet: bool
 ) -> tuple[Layout | None, Weights | None]:
     try:
-        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, certain=True, **options)
         return chosen, chosen.weights(checkpoint)
+    except UncertainLayoutError:
+        raise
     except LayoutError:
         if needed:
             raise

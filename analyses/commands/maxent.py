@@ -40,6 +40,7 @@ from analyses.maxent_data import study_of
 from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.runs import read_target
+from analyses.subjects import subject_of
 from manifold.errors import InputError
 
 METHODS = ("newton", "trust-regions", "sampling")
@@ -234,8 +235,12 @@ def _of_path(
             trajectory.append({"step": current, "fits": found})
     trajectory.reverse()
     fits = trajectory[-1]["fits"]
+    warnings = subject_of(checkpoint, chosen, run).warnings(chosen.network(checkpoint).accuracy())
     document: dict[str, Any] = {
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "layout": chosen.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *chosen.origin.notes],
         "base": base, "symbols": symbols, "fits": fits,
     }  # fmt: skip
     if all_steps:
