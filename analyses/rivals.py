@@ -324,7 +324,8 @@ def _vocabulary(fit: Fit, loss: str, hints: Hints) -> tuple[str, bool]:
         )
     both = f"cross-entropy {alone.value:.4g} over the elements, {whole.value:.4g} with them in the softmax"
     if abs(whole.value - alone.value) <= SAME_LOSS * whole.value:
-        return f"logits of further tokens are left out, which changes nothing: {both}", True
+        little = f"which changes the loss by less than {SAME_LOSS:.0e} of it"
+        return f"logits of further tokens are left out, {little}: {both}", True
     met = [_met(one.value, hints.values) for one in (alone, whole)]
     if (met[0] is None) != (met[1] is None):
         had, why = met[0] is None, "the stored training loss says so"

@@ -117,7 +117,10 @@ def register(app: typer.Typer) -> None:
         write_report([trajectory, found.dataset], page, force=force, figure_format=figure_format, title=title)
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
         deliver(
-            document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
+            document, study=None, out=None, csv=None, json=json, force=force,
+            summary="\n".join([
+                *(f"warning: {warning}" for warning in found.document["warnings"]), f"report: {page}",
+            ]),
             quiet=quiet,
         )  # fmt: skip
         if not reached(found):

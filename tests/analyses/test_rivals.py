@@ -269,7 +269,8 @@ def test_a_network_of_another_task_is_told_in_the_first_line(
     dihedral, tmp_path, command, monkeypatch, capsys
 ):
     layout = ["--group", "Z10", "--loss", "mse", "--activation", "square",
-              "--tensor", "w_a=fc1.weight[:, :10]", "--tensor", "w_b=fc1.weight[:, 10:]", "--tensor", "w_c=fc2.weight", "--tensor", "bias=fc1.bias",
+              "--tensor", "w_a=fc1.weight[:, :10]", "--tensor", "w_b=fc1.weight[:, 10:]",
+              "--tensor", "w_c=fc2.weight", "--tensor", "bias=fc1.bias",
               "--tensor", "output_bias=fc2.bias"]  # fmt: skip
     more = {
         "analyze": ["--eigenvalues", "1"],
