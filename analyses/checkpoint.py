@@ -157,6 +157,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
     return {
         "checkpoint": {"path": subject.path, "step": subject.step, "sha256": subject.sha256},
         "task": _task(found),
+        "layout": subject.origin.document,
         "loss": parameters.loss,
         "objective": parameters.objective,
         "accuracy": parameters.accuracy,
@@ -169,6 +170,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "decoupling": found.coupling,
         "solutions": _solutions(found),
         "entropy": None,
+        "warnings": found.subject.warnings(parameters.accuracy),
         "notes": _notes(found),
         "skipped": found.subject.left_out,
         "timing": {"seconds": found.seconds},
@@ -181,8 +183,12 @@ def _unit_targets(found: CheckpointAnalysis) -> bool:
 
 
 def _notes(found: CheckpointAnalysis) -> list[str]:
-    notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
-    if found.subject.network.quadratic and not _unit_targets(found):
+    subject = found.subject
+    notes = [
+        *subject.warnings(found.parameters.accuracy), *subject.origin.notes, *subject.notes,
+        *([found.problem] if found.problem else []),
+    ]  # fmt: skip
+    if subject.network.quadratic and not _unit_targets(found):
         notes.append(
             "cross-entropy falls as long as the outputs grow: no value of rho_kkk is a target, so the share "
             "at 1 is not given, and zeros are told relative to the largest rho_kkk"

@@ -12,6 +12,7 @@ import xarray as xr
 from analyses.crossings import CrossingStudy, missing_steps
 from analyses.monotone import monotone_document, moves_of
 from analyses.order_parameters import TOLERANCE
+from analyses.origins import Origin
 from analyses.reading.text import path_text
 from analyses.spectral_steps import StepRecord
 from analyses.studies import plain, provenance
@@ -151,9 +152,20 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "controls": {name: _series(control) for name, control in study.controls.items()},
         "missing_steps": missing_steps(study.run),
         "seconds_per_step": study.fact("seconds"),
-        "notes": [*study.records[-1].facts["notes"], *study.notes],
+        "layout": _origin(study).document,
+        "warnings": (warnings := study.records[-1].facts.get("warnings", [])),
+        "notes": [
+            *warnings,
+            *_origin(study).notes,
+            *study.records[-1].facts["notes"],
+            *study.notes,
+        ],
         "provenance": provenance(seed=study.question.seed, device=study.question.device),
     }
+
+
+def _origin(study: CrossingStudy) -> Origin:
+    return Origin() if study.layout is None else study.layout.origin
 
 
 def _fixed_points(study: CrossingStudy) -> list[dict[str, Any]] | None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from analyses.controls import CONTROL_WORDS
 from analyses.crossings_figures import control_figure, fan_figure, fixed_point_figure, freedom_figure
-from analyses.sections import Fact, Picture, Section, document_of, percent, scientific
+from analyses.sections import Fact, Picture, Section, document_of, percent, scientific, warned
 
 
 def crossings_section(study: xr.Dataset) -> Section:
@@ -20,10 +20,9 @@ def crossings_section(study: xr.Dataset) -> Section:
     group = document.get("group") or "its group"
     return Section(
         title=f"Eigenvalue crossings while training on {group}",
-        story=[
+        story=warned([
             _story(document), *_controls(document), *_motion(document), *_fixed(document), *_linear(document),
-            *document.get("notes", []),
-        ],
+        ], document),
         facts=_facts(document),
         pictures=_pictures(study, document),
         provenance={"run": document["run"], **document["provenance"]},

@@ -17,7 +17,7 @@ from analyses.figures import (
     spectrum_figure,
     spectrum_steps_figure,
 )
-from analyses.sections import Fact, Picture, Section, document_of, measured, percent, scientific
+from analyses.sections import Fact, Picture, Section, document_of, measured, percent, scientific, warned
 
 IDENTITY = Markup(
     "<i>H</i> computed by running the network minus <i>H</i> rebuilt from the potentials alone; "
@@ -84,7 +84,7 @@ def trajectory_section(study: xr.Dataset) -> Section:
         )
     return Section(
         title=f"Training on {task['group']}",
-        story=story,
+        story=[*document.get("warnings", []), *story],
         facts=_trajectory_facts(document),
         pictures=pictures,
         provenance={"run": document["run"], **document["provenance"]},
@@ -197,7 +197,7 @@ def checkpoint_section(study: xr.Dataset) -> Section:
     at = "" if step is None else f", step {step:,}"
     return Section(
         title=f"One network on {task['group']}{at}",
-        story=[_state(document), _stability(document), *document.get("notes", [])],
+        story=warned([_state(document), _stability(document)], document),
         facts=_checkpoint_facts(document),
         pictures=[
             _spectrum_picture(study, spectrum),

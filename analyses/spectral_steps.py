@@ -246,6 +246,7 @@ def compute_record(
         "plan": result.plan.sentence,
         "max_seconds": question.max_seconds,
         "notes": list(subject.notes),
+        "warnings": subject.warnings(subject.network.accuracy()),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
     size = len(subject.measure) if question.operator == "flat" else subject.measure.points.numel()

@@ -245,7 +245,7 @@ def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subj
 
 
 def _summary(document: dict[str, Any]) -> str:
-    lines = _table(document)
+    lines = [*_notes(document), *_table(document)]
     kinds, motion = document["kinds"], document["monotone"]
     lines += [
         f"visits to zero: {kinds['crossing']} crossings, {kinds['touch']} touches, "
@@ -276,6 +276,13 @@ def _summary(document: dict[str, Any]) -> str:
     lines += left_out_lines(document["skipped"])
     lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    """Warnings and notes before the table."""
+    warnings = document["warnings"]
+    rest = [f"note: {note}" for note in document["notes"] if note not in warnings]
+    return [*(f"warning: {warning}" for warning in warnings), *rest]
 
 
 def _table(document: dict[str, Any]) -> list[str]:

@@ -45,6 +45,7 @@ from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.reading.text import path_text
 from analyses.runs import Run, left_out_lines, read_target
+from analyses.subjects import subject_of
 from manifold.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -283,10 +284,14 @@ def _of_path(
             trajectory.append({"step": current, "fits": found})
     trajectory.reverse()
     fits = trajectory[-1]["fits"]
+    warnings = subject_of(checkpoint, chosen, run).warnings(chosen.network(checkpoint).accuracy())
     document: dict[str, Any] = {
         "checkpoint": {
             "path": path_text(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256,
         },
+        "layout": chosen.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *chosen.origin.notes],
         "base": base, "symbols": symbols, "fits": fits,
         "skipped": {str(at): bad[at] for at in sorted(bad)} | (run.left_out if run is not None else {}),
     }  # fmt: skip

@@ -115,7 +115,8 @@ def register(app: typer.Typer) -> None:
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
         skipped = document_of(trajectory)["skipped"]
         document |= {"steps": trajectory.step.values.tolist(), "skipped": skipped}
-        summary = "\n".join([f"report: {page}", *left_out_lines(skipped)])
+        warnings = [f"warning: {warning}" for warning in found.document["warnings"]]
+        summary = "\n".join([*warnings, f"report: {page}", *left_out_lines(skipped)])
         deliver(
             document, study=None, out=None, csv=None, json=json, force=force, summary=summary,
             quiet=quiet, report=page, pages=[trajectory, found.dataset], figure_format=figure_format,
