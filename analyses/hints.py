@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.reading.words import WORDS_KEY
 from analyses.reading.text import shown
+from analyses.reading.words import WORDS_KEY
 
 if TYPE_CHECKING:
     from analyses.checkpoints import Checkpoint
