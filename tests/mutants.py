@@ -1,19 +1,20 @@
 """Which changed formulas do the tests see? A mutation runner for one file of this repository.
 
 ``python -m tests.mutants spectra/density.py tests/spectra/test_density.py`` changes one operator, constant,
-comparison or function name of the file at a time and runs the tests that execute its line, the quickest first.
-Every mutant lives in a forked child that loads the changed source in place of the file, which stays as it is;
-PyTorch is imported once. What survives is printed as a line to read: a test is missing, or the change means
-nothing. Nothing is random. ``docs/mutation.md`` says more.
+comparison or function name of the file at a time and runs the tests that execute its line, the quickest
+first. Imports and the collection of tests are done once: every mutant lives in a forked child, where the code
+of the changed functions is put in place of the loaded one. The file stays as it is. What survives is printed
+as a line to read: a test is missing, or the change means nothing. Nothing is random. ``docs/mutation.md``
+says more.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
-import importlib.abc
-import importlib.util
+import importlib
 import json
 import os
 import pickle
@@ -21,14 +22,20 @@ import signal
 import sys
 import tempfile
 import time
+import types
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import coverage
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 4.0  # times the time of the tests without a mutant, before it counts as hanging, and so as seen
-LEAST_SECONDS = 20.0
+PATIENCE = 8.0  # times the time of the tests without a mutant, before it counts as hanging, and so as seen
+LEAST_SECONDS = 30.0
+BASELINE_SECONDS = 3600.0
+LATE = 124  # exit code of a child that was stopped
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.MatMult: ast.Mult, ast.BitAnd: ast.BitOr,
@@ -41,7 +48,8 @@ COMPARISONS = {
 }  # fmt: skip
 NAMES = {
     "max": "min", "min": "max", "argmax": "argmin", "argmin": "argmax", "any": "all", "all": "any",
-    "maximum": "minimum", "minimum": "maximum", "sum": "mean", "mean": "sum", "floor": "ceil", "ceil": "floor",
+    "maximum": "minimum", "minimum": "maximum", "sum": "mean", "mean": "sum", "floor": "ceil",
+    "ceil": "floor",
     "sqrt": "square", "square": "sqrt", "norm": "sum", "abs": "float", "zeros": "ones", "ones": "zeros",
     "cumsum": "asarray", "std": "var", "smallest": "largest", "largest": "smallest", "eigvalsh": "eigvals",
 }  # fmt: skip
@@ -67,10 +75,11 @@ class _Sites(ast.NodeVisitor):
         self.found.append((node, change))
 
     def generic_visit(self, node: ast.AST) -> None:
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                node.body = body[1:] or [ast.Pass()]  # docstrings say nothing to a computer
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
         super().generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
@@ -81,8 +90,16 @@ class _Sites(ast.NodeVisitor):
         """Annotations are no code."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        node.returns = None
+        """Neither decorators nor annotations."""
+        node.returns, decorators, node.decorator_list = None, node.decorator_list, []
         self.generic_visit(node)
+        node.decorator_list = decorators
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """No decorators."""
+        decorators, node.decorator_list = node.decorator_list, []
+        self.generic_visit(node)
+        node.decorator_list = decorators
 
     def visit_Raise(self, node: ast.Raise) -> None:
         """Messages are tested by words, not by letters."""
@@ -167,50 +184,44 @@ def mutants(text: str) -> Iterator[Mutant]:
         yield Mutant(node.lineno, before, after, source)
 
 
-class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Loads one module from a given source."""
-
-    def __init__(self, name: str, path: Path, source: str):
-        self.name, self.path, self.source = name, path, source
-
-    def find_spec(self, name, path=None, target=None):
-        if name != self.name:
-            return None
-        return importlib.util.spec_from_file_location(name, self.path, loader=self)
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module) -> None:
-        exec(compile(self.source, str(self.path), "exec"), module.__dict__)  # noqa: S102
+def _functions(owner: dict, path: str = "") -> Iterator[tuple[str, types.FunctionType]]:
+    """All plain functions of a namespace and of the classes in it, with their paths."""
+    module = owner.get("__name__")
+    for key, value in list(owner.items()):
+        for part in (value, getattr(value, "__func__", None), getattr(value, "fget", None),
+                     getattr(value, "func", None), getattr(value, "__wrapped__", None)):  # fmt: skip
+            if isinstance(part, types.FunctionType) and (path or part.__module__ == module):
+                yield f"{path}{key}", part
+        if isinstance(value, type) and (path or value.__module__ == module):
+            yield from _functions(dict(vars(value)), f"{path}{key}.")
 
 
-class _Watch:
-    """A pytest plugin that notes which lines of the file each test executes, and how long it takes."""
+def _put(module: types.ModuleType, source: str) -> None:
+    """Give the loaded functions of a module the code of another source, and its constants their values."""
+    fresh = types.ModuleType(module.__name__)
+    fresh.__file__ = module.__file__
+    sys.modules[module.__name__] = fresh  # dataclasses look their module up
+    exec(compile(source, module.__file__, "exec"), fresh.__dict__)
+    sys.modules[module.__name__] = module
+    changed = dict(_functions(vars(fresh)))
+    for path, old in _functions(vars(module)):
+        new = changed.get(path)
+        if new is not None and len(new.__code__.co_freevars) == len(old.__code__.co_freevars):
+            old.__code__, old.__defaults__, old.__kwdefaults__ = (
+                new.__code__, new.__defaults__, new.__kwdefaults__
+            )  # fmt: skip
+    plain = (int, float, str, tuple, dict, type(None))
+    for key, value in vars(fresh).items():
+        before = getattr(module, key, None)
+        if key.startswith("__") or not isinstance(value, plain) or value == before:
+            continue
+        for other in list(sys.modules.values()):
+            with contextlib.suppress(Exception):
+                if isinstance(other, types.ModuleType) and vars(other).get(key) is before:
+                    setattr(other, key, value)
 
-    def __init__(self, file: Path):
-        import coverage
 
-        self.coverage = coverage.Coverage(data_file=None, include=[str(file)], config_file=False)
-        self.file, self.seconds, self.failed = str(file), {}, []
-        self.start = 0.0
-
-    def pytest_runtest_logstart(self, nodeid, location):
-        self.coverage.switch_context(nodeid)
-        self.start = time.monotonic()
-
-    def pytest_runtest_logfinish(self, nodeid, location):
-        self.seconds[nodeid] = time.monotonic() - self.start
-
-    def pytest_runtest_logreport(self, report):
-        if report.failed:
-            self.failed.append(report.nodeid)
-
-    def lines(self) -> dict[int, list[str]]:
-        return self.coverage.get_data().contexts_by_lineno(self.file)
-
-
-def _child(work, seconds: float) -> int:
+def _child(work: Callable[[], int], seconds: float) -> int:
     """Exit code of a function in a forked child; 124 if it takes too long."""
     pid = os.fork()
     if pid == 0:
@@ -230,108 +241,140 @@ def _child(work, seconds: float) -> int:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return 124
+    return LATE
 
 
-def _pytest(arguments: list[str], plugins=()) -> int:
-    import pytest
-
-    return pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", *arguments], plugins=list(plugins))
-
-
-def _baseline(file: Path, tests: list[str]) -> tuple[dict[int, list[str]], dict[str, float]]:
-    with tempfile.NamedTemporaryFile() as note:
-
-        def work() -> int:
-            watch = _Watch(file)
-            watch.coverage.start()
-            code = _pytest(tests, [watch])
-            watch.coverage.stop()
-            Path(note.name).write_bytes(pickle.dumps((watch.lines(), watch.seconds)))
-            return code
-
-        code = _child(work, 3600)
-        if code:
-            raise SystemExit(f"the tests do not pass without a mutant (exit code {code})")
-        return pickle.loads(Path(note.name).read_bytes())  # noqa: S301
-
-
-def run(file: Path, tests: list[str], *, lines: range | None = None, budget: float = 60.0) -> dict:
-    """Try all mutants of a file.
+class Mutation:
+    """A pytest plugin that runs the collected tests once, and then those that reach it for every mutant.
 
     Parameters
     ----------
     file : Path
-    tests : list of str
-        Test files, or names as pytest takes them.
+        The file to change.
     lines : range, optional
         Only mutants on these lines.
     budget : float
         Seconds of tests (without a mutant) for each mutant at most; the quickest are taken.
-
-    Returns
-    -------
-    dict
-        Numbers ``tried``, ``seen``, and the survivors.
     """
-    reached, seconds = _baseline(file, tests)
-    text = file.read_text()
-    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-    spread = defaultdict(set)
-    for line, contexts in reached.items():
-        spread[line] |= {c for c in contexts if c}
-    tried, survivors, start = 0, [], time.monotonic()
-    for mutant in mutants(text):
-        if lines is not None and mutant.line not in lines:
-            continue
-        tried += 1
-        there = spread.get(mutant.line) or set(seconds)  # import time, or a line inside a long statement
-        if not spread.get(mutant.line):
-            near = [n for n in sorted(spread) if n <= mutant.line and spread[n]]
-            there = spread[near[-1]] if near else there
-        chosen, total = [], 0.0
-        for test in sorted(there, key=lambda t: seconds.get(t, 0.0)):
-            total += seconds.get(test, 0.0)
-            if chosen and total > budget:
-                break
-            chosen.append(test)
 
-        def work(source=mutant.source, chosen=tuple(chosen)) -> int:
-            sys.meta_path.insert(0, _Loader(name, file, source))
-            return _pytest(list(chosen))
+    def __init__(self, file: Path, lines: range | None, budget: float):
+        self.file, self.lines, self.budget = file, lines, budget
+        self.failed = False
+        self.found: dict = {}
 
-        code = _child(work, LEAST_SECONDS + PATIENCE * min(total, budget))
-        if code == 0:
-            survivors.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
-            print(f"SURVIVED {file.name}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
-    seen = tried - len(survivors)
-    print(
-        f"{file.relative_to(ROOT)}: {seen} of {tried} mutants seen ({seen / max(tried, 1):.1%}), "
-        f"{time.monotonic() - start:.0f} s", flush=True,
-    )  # fmt: skip
-    return {"file": str(file.relative_to(ROOT)), "tried": tried, "seen": seen, "survivors": survivors}
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure."""
+        self.failed |= report.failed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run all mutants."""
+        items = session.items
+        reached, seconds = self._watched_apart(items)
+        name = ".".join(self.file.relative_to(ROOT).with_suffix("").parts)
+        module, known = importlib.import_module(name), sorted(reached)
+        tried, late, survivors, start = 0, 0, [], time.monotonic()
+        for mutant in mutants(self.file.read_text()):
+            if self.lines is not None and mutant.line not in self.lines:
+                continue
+            tried += 1
+            near = [line for line in known if line <= mutant.line]
+            there = reached[near[-1]] if near else set(range(len(items)))
+            chosen, total = [], 0.0
+            for number in sorted(there, key=seconds.__getitem__):
+                total += seconds[number]
+                if chosen and total > self.budget:
+                    break
+                chosen.append(number)
+
+            def work(
+                source: str = mutant.source,
+                chosen: tuple[int, ...] = tuple(sorted(chosen, key=seconds.__getitem__)),
+            ) -> int:
+                _put(module, source)
+                for number in chosen:
+                    self._run(items[number])
+                    if self.failed:
+                        return 1
+                return 0
+
+            code = _child(work, LEAST_SECONDS + PATIENCE * min(total, self.budget))
+            late += code == LATE
+            if code == 0:
+                survivors.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
+                print(
+                    f"SURVIVED {self.file.name}:{mutant.line}: {mutant.before}  ->  {mutant.after}",
+                    flush=True,
+                )
+        seen = tried - len(survivors)
+        print(
+            f"{self.file.relative_to(ROOT)}: {seen} of {tried} mutants seen ({seen / max(tried, 1):.1%}, "
+            f"{late} of them as they took too long), "
+            f"{time.monotonic() - start:.0f} s", flush=True,
+        )  # fmt: skip
+        self.found = {
+            "file": str(self.file.relative_to(ROOT)), "tried": tried, "seen": seen, "survivors": survivors
+        }  # fmt: skip
+        return True
+
+    @staticmethod
+    def _run(item: pytest.Item) -> None:
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)  # None: fixtures end with each
+
+    def _watched_apart(self, items: list[pytest.Item]) -> tuple[dict[int, set[int]], dict[int, float]]:
+        """The same in a child: threads that a test starts here are missing in later children, which hang."""
+        with tempfile.TemporaryDirectory() as folder:
+            note = Path(folder) / "watched"
+
+            def work() -> int:
+                note.write_bytes(pickle.dumps(self._watched(items)))
+                return int(self.failed)
+
+            if _child(work, BASELINE_SECONDS):
+                raise pytest.UsageError("the tests do not pass without a mutant")
+            return pickle.loads(note.read_bytes())
+
+    def _watched(self, items: list[pytest.Item]) -> tuple[dict[int, set[int]], dict[int, float]]:
+        """Which tests execute which line, and the seconds that each takes."""
+        watch = coverage.Coverage(data_file=None, include=[str(self.file)], config_file=False)
+        watch.start()
+        seconds = {}
+        for number, item in enumerate(items):
+            watch.switch_context(str(number))
+            start = time.monotonic()
+            self._run(item)
+            seconds[number] = time.monotonic() - start
+        watch.stop()
+        reached = defaultdict(set)
+        for line, contexts in watch.get_data().contexts_by_lineno(str(self.file)).items():
+            numbers = {int(context) for context in contexts if context}
+            if numbers:
+                reached[line] = numbers
+        return reached, seconds
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("tests", nargs="+")
+    parser.add_argument("tests", nargs="+", help="test files, or names as pytest takes them")
     parser.add_argument("--lines", help="FIRST:LAST")
-    parser.add_argument("--budget", type=float, default=60.0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests for each mutant")
+    parser.add_argument("--json", type=Path, help="survivors for a program")
     options = parser.parse_args()
-    for heavy in ("torch", "scipy.optimize", "scipy.linalg", "scipy.special", "xarray", "matplotlib", "hypothesis",
-                  "mpmath", "sklearn", "pymanopt", "pytest", "typer", "rich"):  # fmt: skip
-        importlib.import_module(heavy)
     first, _, last = (options.lines or "").partition(":")
     chosen = range(int(first), int(last) + 1) if options.lines else None
-    found = run(options.file.resolve(), options.tests, lines=chosen, budget=options.budget)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+    plugin = Mutation(options.file.resolve(), chosen, options.budget)
+    code = pytest.main(
+        ["-q", "-s", "-p", "no:cacheprovider", "--no-header", *options.tests], plugins=[plugin]
+    )
+    if options.json and plugin.found:
+        options.json.write_text(json.dumps(plugin.found, indent=1))
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

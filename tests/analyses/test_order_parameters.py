@@ -44,7 +44,9 @@ def test_purity_of_a_real_character_beside_a_pair():
     """Z4: power 3 on the real character k = 2, power 2 + 2 on the pair (1, 3)."""
     group = FiniteAbelianGroup((4,))
     x = np.arange(4)
-    row = torch.as_tensor(np.sqrt(3.0) * np.cos(np.pi * x) + 2 * np.sqrt(2.0) * np.cos(np.pi * x / 2))[:, None]
+    row = torch.as_tensor(np.sqrt(3.0) * np.cos(np.pi * x) + 2 * np.sqrt(2.0) * np.cos(np.pi * x / 2))[
+        :, None
+    ]
     zero = torch.zeros_like(row)
     purity, frequency = neuron_purity(GroupNetwork(group, row, zero, zero))
     assert frequency[0] == 1
@@ -85,7 +87,11 @@ def test_the_share_off_the_diagonal_is_that_of_the_sampled_metric(monkeypatch):
     found = decoupling(Subject(net))["offdiagonal_share"]
     assert seen["points"] == net.width
     z = Subject(net).measure.points.numpy()
-    first, both, second = (z[:, 0] ** 2).mean(), (z[:, 0] * z[:, 1]).mean(), (z[:, 1] ** 2 + z[:, 2] ** 2).mean()
+    first, both, second = (
+        (z[:, 0] ** 2).mean(),
+        (z[:, 0] * z[:, 1]).mean(),
+        (z[:, 1] ** 2 + z[:, 2] ** 2).mean(),
+    )
     off = 2 * both**2
     assert found == pytest.approx(off / (off + first**2 + second**2), rel=1e-12)
 

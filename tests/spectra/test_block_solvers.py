@@ -155,7 +155,7 @@ def test_norm_bound_of_small_and_zero_operators_is_exact():
 
 @pytest.mark.parametrize(("size", "steps", "risk"), [(20_000, 20, 1e-9), (5_000, 15, 1e-4), (300, 12, 1e-3)])
 def test_norm_bound_keeps_the_risk_of_the_theorem(size, steps, risk):
-    """Kuczynski & Wozniakowski: 1.648 sqrt(N) exp(-sqrt(eps) (2k - 1)) at the eps of the bound is the risk."""
+    """Kuczynski & Wozniakowski: 1.648 sqrt(N) exp(-sqrt(eps) (2k - 1)) at the bound's eps is the risk."""
     diagonal = torch.linspace(-1, 1, size, dtype=torch.float64)
     operator = Rank(diagonal)
     bound, estimate = norm_bound(operator, steps=steps, risk=risk)

@@ -100,6 +100,7 @@ def test_complete_spectra_that_do_not_fit_dense_come_from_blocks():
     impure = ParticleMeasure(measure.points + 0.02 * torch.randn(measure.points.shape, dtype=torch.float64))
     result = compute_spectrum(plan, task, impure)
     exact = np.linalg.eigvalsh(SecondVariation(task.linearise(impure)).dense().numpy())
-    assert not result.spectrum.complete or np.abs(result.spectrum.eigenvalues - exact).max() <= (
-        result.spectrum.errors[0]
+    assert (
+        not result.spectrum.complete
+        or np.abs(result.spectrum.eigenvalues - exact).max() <= (result.spectrum.errors[0])
     )
