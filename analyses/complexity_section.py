@@ -21,6 +21,7 @@ from analyses.sections import Fact, Picture, Section, document_of, scientific
 
 VERDICTS = {
     "holds": "What holds",
+    "undecided": "What these samples do not decide",
     "slack": "Where the second term is slack",
     "excluded": "What the data exclude",
     "notes": "Notes",
