@@ -113,7 +113,7 @@ def second_order(
     return SecondOrder(loss, objective, outputs, gradient, hessian, jacobian, kink)
 
 
-def _places(problem: RawProblem):  # noqa: ANN202
+def _places(problem: RawProblem):
     """Slices of the parameters of one element of a or b, and of all of c."""
     n, q, tied = problem.n, problem.q, problem.b is None
 
@@ -205,7 +205,9 @@ def _potential_gradients(
             joint = numbers.mul(heads, slope[x, y][None])
             table[:, first(0, x)] += joint
             table[:, first(1, y)] += joint
-            table[:, last] += numbers.mul(whole[:, :, None], level[x, y][None, None]).reshape(len(channels), -1)
+            table[:, last] += numbers.mul(whole[:, :, None], level[x, y][None, None]).reshape(
+                len(channels), -1
+            )
     return rows.reshape(n * n * len(channels), -1)
 
 

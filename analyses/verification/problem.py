@@ -113,7 +113,10 @@ class RawProblem:
         elements = list(itertools.product(*(range(order) for order in self.orders)))
         place = {element: i for i, element in enumerate(elements)}
         total = [
-            [place[tuple((i + j) % order for i, j, order in zip(x, y, self.orders, strict=True))] for y in elements]
+            [
+                place[tuple((i + j) % order for i, j, order in zip(x, y, self.orders, strict=True))]
+                for y in elements
+            ]
             for x in elements
         ]
         return np.array(total)

@@ -102,7 +102,9 @@ def _dense(problem: RawProblem, span: bool, numbers: Numbers, kink: float) -> De
         return DenseReference(kink, found, problem.dimension, True, (0.0, 0.0), parts, numbers)
     space = row_space(parts.jacobian, numbers)
     inside = compressed(parts.hessian, space, numbers)
-    doubt = 0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
+    doubt = (
+        0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
+    )
     rounding = _rounding(problem, parts, numbers)
     norm = float(np.abs(numbers.extended(parts.hessian)).sum(1).max(initial=0))
     found = _scaled(eigenvalues_of(inside, numbers), scale, rounding + 4 * doubt * norm)

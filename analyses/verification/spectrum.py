@@ -112,7 +112,9 @@ def _rank(claim: SpectrumClaim, reference: DenseReference, method: str) -> Check
     if claim.rank is None:
         return equal("spectrum.dimension", claim.dimension, reference.rank, method)
     if not reference.rank_certain:
-        return unchecked("spectrum.rank", claim.rank, f"pivots leave it open, least kept {reference.least:.0e}")
+        return unchecked(
+            "spectrum.rank", claim.rank, f"pivots leave it open, least kept {reference.least:.0e}"
+        )
     if not claim.certified and claim.rank != reference.rank:
         reason = f"counts are not certified and the exact rank at the stored numbers is {reference.rank}"
         return unchecked("spectrum.rank", claim.rank, reason)

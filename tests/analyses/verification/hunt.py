@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from analyses.subjects import Subject
 from analyses.verification.checks import Check
 from analyses.verification.reference import DenseReference, dense_references, flat_reference
 from analyses.verification.spectrum import SpectrumClaim, spectrum_checks
@@ -187,7 +186,10 @@ def hunt(seed: int, *, largest: int = 60) -> Iterator[dict[str, Any]]:
     found = nasty(seed, largest=largest)
     trial = Trial(found)
     for path, run in PATHS.items():
-        begin, record = time.perf_counter(), {"seed": seed, "kind": found.kind, "line": found.line, "path": path}
+        begin, record = (
+            time.perf_counter(),
+            {"seed": seed, "kind": found.kind, "line": found.line, "path": path},
+        )
         failures, claims = [], 0
         try:
             checks = run(trial)
@@ -198,7 +200,7 @@ def hunt(seed: int, *, largest: int = 60) -> Iterator[dict[str, Any]]:
             outcome = "failed" if failures else "passed"
         except RhoscopeError as error:
             outcome, failures = "refused", [{"claim": type(error).__name__, "value": str(error)}]
-        except Exception as error:  # noqa: BLE001 (a crash of any kind is what is hunted)
+        except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             told = f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})"
             outcome, failures = "crashed", [{"claim": "traceback", "value": told}]

@@ -64,8 +64,10 @@ class Nasty:
         return ", ".join(parts)
 
 
-def _activation(kind: str | tuple[float, ...]):  # noqa: ANN202
-    return SQUARE if kind == "square" else parse_activation(kind) if isinstance(kind, str) else Polynomial(kind)
+def _activation(kind: str | tuple[float, ...]):
+    return (
+        SQUARE if kind == "square" else parse_activation(kind) if isinstance(kind, str) else Polynomial(kind)
+    )
 
 
 def nasty(seed: int, *, largest: int = 60) -> Nasty:
@@ -171,7 +173,7 @@ def _tensor_zero(rng: np.random.Generator, n: int, q: int) -> Weights:
     return tuple(w * ~row for w, row in zip(_plain(rng, n, q), dead, strict=True))
 
 
-def _all_zero(rng: np.random.Generator, n: int, q: int) -> Weights:  # noqa: ARG001
+def _all_zero(rng: np.random.Generator, n: int, q: int) -> Weights:
     return tuple(np.zeros((n, q)) for _ in range(3))
 
 
