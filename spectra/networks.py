@@ -13,6 +13,19 @@ from manifold.measures import ParticleMeasure
 from spectra.activations import SQUARE, Activation, Square
 
 
+def _coordinates(block: Tensor, basis: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Weights (n, q) in a basis whose first column is constant, times a factor, and sizes of rounding.
+
+    The mean is taken out first: only the constant column sees it, and large ones would drown the others.
+    """
+    mean = block.mean(0, keepdim=True)
+    rest = block - mean
+    points = rest.T @ basis
+    points[:, 0] += mean[0] * len(block) ** 0.5
+    scale = points.abs() + rest.norm(dim=0)[:, None]
+    return factor * points, factor * scale
+
+
 @dataclass(frozen=True, eq=False)
 class GroupNetwork:
     """The network ``o(x, y) = s sum_j c_j sigma(a_j[x] + b_j[y])`` in R^n, trained to give ``e_{x+y}``.
@@ -138,10 +151,15 @@ class GroupNetwork:
             when tied. Coordinates: all of a, then b, then c, in the order of ``group.real_columns``,
             with ``|z|^2 = |(a, b, c)|^2 / n``.
         """
-        basis = torch.as_tensor(self.group.real_basis, device=self.a.device)[:, int(centred) :]
+        basis = torch.as_tensor(self.group.real_basis, device=self.a.device)
         blocks = [self.a, self.c] if self.tied else [self.a, self.b, self.c]
-        scale = self.tau / self.group.order**0.5
-        return ParticleMeasure(torch.cat([scale * block.T @ basis for block in blocks], dim=1))
+        # Copies of a neuron get the same points to the last digit, whatever the order of a matrix product.
+        unique, copy = torch.unique(torch.cat(blocks), dim=1, return_inverse=True)
+        factor = self.tau / self.group.order**0.5
+        found = [_coordinates(block, basis, factor) for block in unique.chunk(len(blocks))]
+        keep = slice(int(centred), None)
+        points, scale = (torch.cat([x[:, keep] for x in part], dim=1) for part in zip(*found, strict=True))
+        return ParticleMeasure(points[copy], scale=scale[copy])
 
     def with_points(self, points: Tensor, *, centred: bool = False) -> GroupNetwork:
         """The network whose `measure` has these points (same group, scale and tying).

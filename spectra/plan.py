@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,26 +15,23 @@ from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
 from spectra.assembly import can_assemble
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
-from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
+from spectra.rounding import arithmetic, of_points, relative_rounding
 from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
-from spectra.variation import (
-    DeflatedVariation,
-    RestrictedVariation,
-    SecondVariation,
-    flat_operator,
-    tangent_space,
-)
+from spectra.tangent import tangent_space
+from spectra.uncertainty import operator_uncertainty
+from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
 
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
@@ -131,7 +129,7 @@ class SpectrumResult:
     density : SpectralDensity or None
         Where only the density was asked for.
     functions : int
-        Largest rank that T_R could have: independent functions, or free directions of the particles.
+        Largest rank that T_R could have: independent functions, or free directions of distinct particles.
     """
 
     plan: SpectrumPlan
@@ -319,42 +317,95 @@ def compute_spectrum(
     if plan.operator == "chart":
         found = chart_spectrum(functional)
         return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
-    at = functional.linearise(measure)
     if plan.operator == "flat":
-        found = dense_spectrum(flat_operator(at))
-        return SpectrumResult(plan, found, None, 0.0, 0, None, lambda vectors: vectors)
-    full = SecondVariation(at)
+        return SpectrumResult(
+            plan, _flat_spectrum(functional, measure, seed), None, 0.0, 0, None, lambda vectors: vectors
+        )
+    if plan.subspace == "span" and not plan.density:  # vector fields agree at copies of a neuron
+        measure, index = measure.distinct()
+        spread = partial(_spread, measure, index)
+    else:
+        spread = _same
+    full = SecondVariation(functional.linearise(measure))
     deflated = DeflatedVariation(full)
+    uncertainty = operator_uncertainty(functional, measure, seed=seed)
     if plan.density:
         density = spectral_density(full, seed=seed, progress=progress)
-        return SpectrumResult(
-            plan, _spectrum_of(density), None, 0.0, deflated.removed, None, lambda v: v, density
-        )
+        found = _spectrum_of(density, uncertainty, full.at.null_count)
+        return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, spread, density)
     if plan.moments:
         inside = compress_to_span(full, seed=seed, progress=progress)
+        functions = min(inside.functions, functional.potential_count, deflated.dimension)
+        found = dataclasses.replace(
+            inside.spectrum.widened(uncertainty), missing=max(0, functions - inside.rank)
+        )
         return SpectrumResult(
-            plan, inside.spectrum, inside.rank, inside.gap, deflated.removed, inside.leak, inside.lift,
-            functions=min(inside.functions, full.dimension - deflated.removed),
+            plan, found, inside.rank, inside.gap, deflated.removed, inside.leak,
+            lambda vectors: spread(inside.lift(vectors)), functions=functions,
         )  # fmt: skip
     if plan.subspace == "span" and plan.dense:
-        gradients = None if potentials is None else potentials.jacobian(measure.points)
-        space = tangent_space(full.weighted_gradients(gradients))
-        restricted = RestrictedVariation(full, space)
-        found = dense_spectrum(restricted)
-        leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
-        m = functional.potential_count if potentials is None else len(potentials)
-        return SpectrumResult(
-            plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift,
-            functions=min(m, full.dimension - deflated.removed),
-        )  # fmt: skip
-    found = _particle_spectrum(plan, functional, measure, full, deflated, seed, max_seconds, progress)
-    return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, lambda vectors: vectors)
+        return _span_spectrum(plan, functional, full, deflated, potentials, uncertainty, spread, seed)
+    found = _particle_spectrum(
+        plan, functional, measure, full, deflated, uncertainty, seed, max_seconds, progress
+    )
+    lift = deflated.lift if plan.subspace == "span" else _same
+    return SpectrumResult(
+        plan, found, None, 0.0, deflated.removed, None, lambda vectors: spread(lift(vectors))
+    )
 
 
-def _spectrum_of(density: SpectralDensity) -> Spectrum:
+def _same(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors
+
+
+def _spread(measure: ParticleMeasure, index: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Half-densities on distinct particles to those on all copies of them, (N, k), of the same norm."""
+    copies = torch.bincount(index, minlength=len(measure)).to(vectors)
+    fields = vectors.reshape(len(measure), measure.dimension, -1) / copies.sqrt()[:, None, None]
+    return fields[index].reshape(len(index) * measure.dimension, -1)
+
+
+def _flat_spectrum(functional: Functional, measure: ParticleMeasure, seed: int) -> Spectrum:
+    found = dense_spectrum(flat_operator(functional.linearise(measure)))
+    rounding = of_points(measure, lambda at: flat_operator(functional.linearise(at)).matrix, seed=seed)
+    seen = int((measure.points != 0).any(1).sum())
+    null = len(measure) - min(seen, functional.potential_count)  # the kernel has no larger rank
+    return dataclasses.replace(found.widened(rounding), null=null)
+
+
+def _span_spectrum(
+    plan: SpectrumPlan, functional: Functional, full: SecondVariation, deflated: DeflatedVariation,
+    potentials: Monomials | None, uncertainty: float, spread: Callable[[torch.Tensor], torch.Tensor],
+    seed: int,
+) -> SpectrumResult:  # fmt: skip
+    measure = full.at.measure
+    m = functional.potential_count if potentials is None else len(potentials)
+
+    def gradients(at: ParticleMeasure) -> torch.Tensor:
+        chosen = None if potentials is None else potentials.jacobian(at.points)
+        return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
+
+    table = gradients(measure)
+    noise = relative_rounding(measure, gradients, table)
+    space = tangent_space(table, deflated.space, functions=m, noise=noise)
+    del table
+    restricted = RestrictedVariation(full, space)
+    found = dense_spectrum(restricted)
+    leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
+    tilt = restricted.tilt_error(norm_bound(full, seed=seed)[0]) if space.tilt else 0.0
+    found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
+    if not np.isfinite(tilt):
+        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
+    return SpectrumResult(
+        plan, found, space.rank, space.gap, deflated.removed, leak,
+        lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
+    )  # fmt: skip
+
+
+def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:
     """No eigenvalue, but the counts that Ritz values prove: by interlacing, k below zero prove k."""
     nothing = np.zeros(0)
-    rounding = 16 * EPS * density.dimension**0.5 * density.norm
+    rounding = uncertainty + arithmetic(density.dimension, density.norm)
     carried = density.weights > 0
     at_least = tuple(
         int((carried & beyond).sum(1).max())
@@ -363,23 +414,23 @@ def _spectrum_of(density: SpectralDensity) -> Spectrum:
     return Spectrum(
         nothing, nothing, nothing, torch.zeros(density.dimension, 0, dtype=torch.float64), density.dimension,
         density.norm, False, "stochastic Lanczos quadrature", density.matvecs, True, Reason.DENSITY, at_least,
+        null=null, uncertainty=uncertainty,
     )  # fmt: skip
 
 
 def _particle_spectrum(
     plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, full: SecondVariation,
-    deflated: DeflatedVariation, seed: int, max_seconds: float, progress: Report | None,
+    deflated: DeflatedVariation, uncertainty: float, seed: int, max_seconds: float, progress: Report | None,
 ) -> Spectrum:  # fmt: skip
+    null = full.at.null_count
     if plan.blocks:
-        return blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed, progress=progress)
+        found = blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed, progress=progress)
+        return dataclasses.replace(found.widened(uncertainty), null=null)
     if plan.dense:
-        return dense_spectrum(full)
+        return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
     inside = plan.subspace == "span"
-    if inside:
-        deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
     operator = deflated if inside else full
-    removed = deflated.removed if inside else 0
-    local = local_eigenvalues(full.at) if functional.convex else None
+    local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()
     single = in_single_precision(operator, functional, measure)
@@ -391,10 +442,14 @@ def _particle_spectrum(
     found = block_spectrum(
         operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
         start=torch.cat(starts, dim=1), precondition=small.precondition,
-        complete=large.complete + small.complete,
+        complete=large.complete + small.complete, uncertainty=uncertainty,
     )  # fmt: skip
     found = dataclasses.replace(
-        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + large.products,
+        found.widened(uncertainty), matvecs=found.matvecs + small.products + large.products,
         method=f"{found.method}, {small.method}" if small.method else found.method,
+        null=0 if inside else null,
     )  # fmt: skip
-    return found if local is None else with_local_bounds(found, local, removed=removed)
+    if local is None:
+        return found
+    rounding = operator_uncertainty(functional, measure, parts=("local",), seed=seed)
+    return with_local_bounds(found, local, uncertainty=rounding)
