@@ -170,7 +170,7 @@ def _gradient_check(point: dict[str, Any], problem: RawProblem, plain: PlainProd
     tau = (problem.q * problem.n / problem.raw_scale) ** 0.5
     per_neuron = np.sqrt((plain.gradient() ** 2).sum((0, 1)))
     found = problem.q * problem.n**0.5 / tau * float(per_neuron.max(initial=0))
-    terms = problem.scale * np.abs(plain.g).sum() * float(np.abs(plain.c).max(initial=0) + 1)
+    terms = problem.scale * (2 * np.abs(plain.outputs).max(initial=0) + 2) * float(np.abs(plain.c).max(initial=0) + 1)
     size = terms * float(max(np.abs(plain.slope).max(initial=0), np.abs(plain.level).max(initial=0)) + 1)
     bound = 1e-9 * found + SUM_ROUNDING * DOUBLE.eps * problem.q * problem.n / tau * (size + problem.decay)
     return near(

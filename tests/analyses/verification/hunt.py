@@ -26,6 +26,7 @@ from spectra.eigen import dense_spectrum
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_spectrum
 from spectra.sylvester import count_signs
+from spectra.uncertainty import operator_uncertainty
 from spectra.variation import SecondVariation
 from tests.analyses.verification.nasty import Nasty, nasty
 
@@ -90,7 +91,8 @@ def _default(trial: Trial) -> Judged:
 
 def _values_only(trial: Trial) -> Judged:
     full = SecondVariation(trial.subject.objective.linearise(trial.subject.measure))
-    found = dense_spectrum(full, vectors=False)
+    known = operator_uncertainty(trial.subject.objective, trial.subject.measure, seed=trial.nasty.seed)
+    found = dataclasses.replace(dense_spectrum(full, vectors=False).widened(known), null=full.at.null_count)
     result = SpectrumResult(trial.plan("full"), found, None, 0.0, 0, None, lambda v: v)
     return spectrum_checks(claim_of(result, None), trial.references(False))
 
@@ -132,7 +134,8 @@ def _flat(trial: Trial) -> Judged:
 
 def _inertia(trial: Trial) -> Judged:
     full = SecondVariation(trial.subject.objective.linearise(trial.subject.measure))
-    counts = count_signs(full, seed=trial.nasty.seed)
+    known = operator_uncertainty(trial.subject.objective, trial.subject.measure, seed=trial.nasty.seed)
+    counts = count_signs(full, null=full.at.null_count, uncertainty=known, seed=trial.nasty.seed)
     bounds = {
         "negative": counts.negative, "positive": counts.positive,
         "marginal": [0, counts.dimension - counts.negative[0] - counts.positive[0]],
