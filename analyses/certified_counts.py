@@ -67,7 +67,7 @@ def _counts(subject: Subject, question: SpectralQuestion, step: int) -> dict[str
     begin = time.perf_counter()
     operator, removed = SecondVariation(subject.objective.linearise(subject.measure)), 0
     null = operator.at.null_count
-    if question.plan(subject).subspace == "span":
+    if question.plan(subject).subspace != "full":
         operator, null = DeflatedVariation(operator), 0
         removed = operator.removed
     uncertainty = operator_uncertainty(subject.objective, subject.measure, seed=question.seed)

@@ -178,15 +178,20 @@ def _notes(found: CheckpointAnalysis) -> list[str]:
     asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
     if found.question.density:
         notes.append("the density is that of the full space")
+    elif done == "complement":
+        notes.append(
+            "the spectrum is that of the space which the symmetries of R leave (complement): it holds "
+            "span(R), and is equal to it unless gradients depend on each other, not checked at this size"
+        )
     elif asked != done:
         notes.append(f"subspace {asked} does not fit at this size: the spectrum is that of the {done} space")
     if found.result.plan.moments:
         notes.append("span_leak is an upper bound, half the spread of the eigenvalues of the local part")
     if rank is not None and rank < found.result.functions:
         notes.append(
-            f"span(R) has rank {rank:,} at these particles, {found.result.functions:,} functions were asked "
-            f"for: the others depend on them (largest dropped over smallest kept singular value "
-            f"{found.result.rank_gap:.1e})"
+            f"span(R) has rank {rank:,} at these particles beyond rounding and at most "
+            f"{found.result.functions:,}; whether the other directions are there cannot be told (largest "
+            f"dropped over smallest kept singular value {found.result.rank_gap:.1e}): counts leave them open"
         )
     return notes
 
@@ -295,6 +300,8 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
         "dimension": spectrum.dimension,
         "rank": result.rank,
         "rank_gap": result.rank_gap,
+        "rank_bound": None if result.rank is None else max(result.rank, result.functions),
+        "null": spectrum.null,
         "gauge_null": result.symmetry_null,
         "method": spectrum.method,
         "matvecs": spectrum.matvecs,
@@ -319,7 +326,12 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
 
 def _degrees(found: CheckpointAnalysis) -> dict[str, int]:
     counts = found.result.spectrum.counts
-    return {"unstable": counts.negative, "marginal": counts.marginal, "contracted": counts.positive}
+    return {
+        "unstable": counts.negative,
+        "marginal": counts.marginal,
+        "contracted": counts.positive,
+        "undetermined": counts.undetermined,
+    }
 
 
 def _dataset(found: CheckpointAnalysis) -> xr.Dataset:

@@ -112,7 +112,9 @@ class ParticleMeasure:
         weights.index_add_(0, index, self.weights)
         scale = self.scale
         if scale is not None:
-            scale = torch.zeros_like(points).index_reduce_(0, index, scale, "amax")
+            scale = torch.zeros_like(points).scatter_reduce_(
+                0, index[:, None].expand_as(scale), scale, "amax"
+            )
         return ParticleMeasure(points, weights, scale), index
 
     def expectation(self, values: Tensor | Callable[[Tensor], Tensor]) -> Tensor:

@@ -94,6 +94,13 @@ class Functional(ABC):
         """Whether L is convex, so that the interaction part is positive semi-definite; default: unknown."""
         return False
 
+    def metric(self) -> Functional | None:
+        """A functional whose interaction part is a positive definite form of all gradients of R.
+
+        The range of that part is T_R: it tells the rank without a matrix of gradients. Default: none known.
+        """
+        return None
+
     def choices(self) -> list[Functional]:
         """The same functional with other slopes where the potentials have kinks; default: no kinks."""
         return []
@@ -229,6 +236,10 @@ class Decayed(Functional):
     @override
     def convex(self) -> bool:
         return self.functional.convex
+
+    @override
+    def metric(self) -> Functional | None:
+        return self.functional.metric()
 
     @override
     def choices(self) -> list[Functional]:

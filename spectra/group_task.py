@@ -88,6 +88,14 @@ class GroupTask(Functional):
     def convex(self) -> bool:
         return True  # squared errors and cross-entropy are convex in the outputs, which are linear in mu
 
+    @override
+    def metric(self) -> GroupTask:
+        """A squared error over all pairs, quadratic and definite in the outputs that span R."""
+        loss = "projected_mse" if self.projected or self.centred else "mse"
+        return GroupTask(
+            self.group, loss=loss, centred=self.centred, tied=self.tied, device=self.basis.device
+        )
+
     # -- coordinates ---------------------------------------------------------------------------------
 
     def embed(self, points: Tensor) -> Triple:

@@ -118,6 +118,14 @@ class OutputTask(Functional):
             device=self.basis.device,
         )  # fmt: skip
 
+    @override
+    def metric(self) -> OutputTask:
+        """A squared error over all pairs, quadratic and definite in the outputs that span R."""
+        return OutputTask(
+            self.group, self.activation, gain=self.gain, loss="projected_mse" if self.projected else "mse",
+            tied=self.tied, device=self.basis.device,
+        )  # fmt: skip
+
     def linearise(self, measure: ParticleMeasure) -> GroupLinearisation:
         """Value, first and second variation at a measure of points of shape (q, D)."""
         return GroupLinearisation(self, measure, gram=False)

@@ -29,7 +29,7 @@ from spectra.rounding import arithmetic, of_points, relative_rounding
 from spectra.single_precision import in_single_precision
 from spectra.small_end import prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
-from spectra.tangent import tangent_space
+from spectra.tangent import tangent_space, tangent_space_of_metric
 from spectra.uncertainty import operator_uncertainty
 from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
 
@@ -50,7 +50,8 @@ class SpectrumPlan:
     operator : str
         ``wasserstein`` (second variation on vector fields), ``flat`` (L2 kernel) or ``chart`` (L'' alone).
     subspace : str
-        ``span`` (T_R, gradients of span(R)) or ``full``.
+        ``span`` (T_R, gradients of span(R)), ``full``, or ``complement``: what the symmetries of R leave. It
+        holds T_R and is equal to it unless gradients depend on each other, where that is too large to tell.
     side : str
         ``potentials`` or ``particles``: the smaller description of the space.
     dimension : int
@@ -71,6 +72,8 @@ class SpectrumPlan:
         Complete in span(R) without the matrix of gradients (see `spectra.span_compression`).
     seconds : float or None
         Rough time on one core, where that is known.
+    metric : bool
+        T_R from a form of its gradients instead of their matrix (see `Functional.metric`).
     """
 
     operator: str
@@ -85,6 +88,7 @@ class SpectrumPlan:
     products: int | None = None
     moments: bool = False
     seconds: float | None = None
+    metric: bool = False
 
     @property
     def sentence(self) -> str:
@@ -202,14 +206,15 @@ def plan_spectrum(
             return SpectrumPlan(operator, "span", side, small, True, count, memory)
         if potentials is not None:
             raise TooLargeError(_too_large(m, size, memory))
+        if m > size and size <= DENSE_LIMIT and functional.metric() is not None:
+            memory = 8 * 6 * size * size
+            return SpectrumPlan(operator, "span", "particles", size, True, count, memory, metric=True)
         if count is None and m <= size:
             moments = _moments_plan(functional, measure, operator, memory_limit)
             return moments or _blocks_plan(
                 functional, measure, operator, memory_limit, _too_large(m, size, memory)
             )
-        subspace = "span" if m > size else "full"
-    if count is None:
-        subspace = "full"
+        subspace = "full" if m <= size or count is None else "complement"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
     copies = 4 if size <= VECTORS_LIMIT else 2  # eigenvectors and work space, or the values alone
     memory = 8 * copies * size * size if dense else 8 * size * 300 + 2**30
@@ -321,7 +326,7 @@ def compute_spectrum(
         return SpectrumResult(
             plan, _flat_spectrum(functional, measure, seed), None, 0.0, 0, None, lambda vectors: vectors
         )
-    if plan.subspace == "span" and not plan.density:  # vector fields agree at copies of a neuron
+    if plan.subspace != "full":  # vector fields agree at copies of a neuron
         measure, index = measure.distinct()
         spread = partial(_spread, measure, index)
     else:
@@ -348,7 +353,7 @@ def compute_spectrum(
     found = _particle_spectrum(
         plan, functional, measure, full, deflated, uncertainty, seed, max_seconds, progress
     )
-    lift = deflated.lift if plan.subspace == "span" else _same
+    lift = deflated.lift if plan.subspace == "complement" else _same
     return SpectrumResult(
         plan, found, None, 0.0, deflated.removed, None, lambda vectors: spread(lift(vectors))
     )
@@ -385,10 +390,14 @@ def _span_spectrum(
         chosen = None if potentials is None else potentials.jacobian(at.points)
         return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
 
-    table = gradients(measure)
-    noise = relative_rounding(measure, gradients, table)
-    space = tangent_space(table, deflated.space, functions=m, noise=noise)
-    del table
+    if plan.metric:
+        metric = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
+        space = tangent_space_of_metric(metric, deflated.space, functions=m)
+    else:
+        table = gradients(measure)
+        noise = relative_rounding(measure, gradients, table)
+        space = tangent_space(table, deflated.space, functions=m, noise=noise)
+        del table
     restricted = RestrictedVariation(full, space)
     found = dense_spectrum(restricted)
     leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
@@ -428,7 +437,7 @@ def _particle_spectrum(
         return dataclasses.replace(found.widened(uncertainty), null=null)
     if plan.dense:
         return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
-    inside = plan.subspace == "span"
+    inside = plan.subspace == "complement"
     operator = deflated if inside else full
     local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1

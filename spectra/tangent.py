@@ -20,6 +20,7 @@ from torch import Tensor
 from spectra.complement import Complement
 from spectra.rounding import EPS, SAFETY
 
+METRIC_UNITS = 4  # units in the last place, of eigenvalues of a metric, under the root
 UNCLEAR = 0.1  # angle (radians) from which a basis says nothing about the space
 
 
@@ -87,6 +88,30 @@ def tangent_space(
     blur = noise * float(sizes[0] / sizes[rank - 1]) if rank else 0.0
     basis, tilt = _graded_span((rows[:, None] * left[:, :rank]).cpu().numpy(), blur * rows.cpu().numpy())
     return TangentSpace(torch.as_tensor(basis, device=gradients.device), bound, gap, tilt)
+
+
+def tangent_space_of_metric(metric: Tensor, space: Complement, *, functions: int) -> TangentSpace:
+    """The same from a positive definite form of the gradients, whose range is T_R.
+
+    Parameters
+    ----------
+    metric : Tensor, shape (N, N)
+        ``Phi M Phi^T`` with the gradients Phi and any positive definite M. Singular values below the root of
+        double precision drown in its rounding: the rank is certain where none is near.
+    space : Complement
+    functions : int
+        As in `tangent_space`.
+
+    Returns
+    -------
+    TangentSpace
+    """
+    rows = metric.diagonal().clamp_min(0).sqrt()
+    even = metric / torch.where(rows > 0, torch.outer(rows, rows), 1.0)
+    values, vectors = torch.linalg.eigh(even)
+    root = rows[:, None] * (vectors * values.clamp_min(0).sqrt())
+    # Eigenvalues are known to N eps of the largest, which is at most N: singular values to the root of that.
+    return tangent_space(root, space, functions=functions, noise=METRIC_UNITS * (EPS / len(rows)) ** 0.5)
 
 
 def _graded_span(columns: np.ndarray, blur: np.ndarray) -> tuple[np.ndarray, float]:

@@ -147,7 +147,7 @@ class SecondVariation(SymmetricOperator):
     def _fields(self, block: Tensor) -> Tensor:
         fields = block.T.contiguous().reshape(-1, *self.shape)
         image = self.at.product(fields, self.parts) if self._equal else self._weighted_product(fields)
-        return image.reshape(len(fields), -1).T
+        return image.reshape(len(fields), self.dimension).T
 
     def _weighted_product(self, fields: Tensor) -> Tensor:
         return self._root * self.at.product(fields / self._root, self.parts)
