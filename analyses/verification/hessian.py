@@ -65,7 +65,7 @@ def second_order(
     Returns
     -------
     SecondOrder
-        On the ``q D`` coordinates of the problem: raw weights, or an orthonormal basis of those without means.
+        On the ``q D`` coordinates of the problem: raw weights, or orthonormal ones of those without means.
     """
     a, b, c = problem.weights(numbers)
     n, q = problem.n, problem.q

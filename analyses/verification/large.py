@@ -12,15 +12,15 @@ from analyses.verification.spectrum import SpectrumClaim
 METHOD = "Lanczos in double precision from another start, full orthogonalisation"
 
 
-def large_spectrum_checks(claim: SpectrumClaim, problem: RawProblem, *, span: bool, seed: int) -> list[Check]:
+def large_spectrum_checks(claim: SpectrumClaim, problem: RawProblem, *, space: str, seed: int) -> list[Check]:
     """Judge the listed ends, the enclosure and the lower bounds of counts by Ritz values.
 
     Parameters
     ----------
     claim : SpectrumClaim
     problem : RawProblem
-    span : bool
-        Whether the claim is about span(R).
+    space : str
+        ``full``, ``span`` or ``complement``.
     seed : int
 
     Returns
@@ -28,9 +28,9 @@ def large_spectrum_checks(claim: SpectrumClaim, problem: RawProblem, *, span: bo
     list of Check
     """
     m = problem.n**2 * (problem.n - int(not problem.sees_mean))
-    if span and m <= problem.dimension:
-        return [unchecked("spectrum", None, f"T_R of {m:,} potentials does not fit, and is not a complement")]
-    ends = lanczos_ends(problem, span=span, seed=seed + 1)
+    if space == "span":
+        return [unchecked("spectrum", None, f"the gradients of {m:,} potentials do not fit")]
+    ends = lanczos_ends(problem, span=space == "complement", seed=seed + 1)
     checks = [
         _listed("spectrum.smallest", claim.smallest, claim.smallest_error, ends, 1),
         _listed("spectrum.largest", claim.largest, claim.largest_error, ends, -1),

@@ -265,7 +265,8 @@ def fit_checks(fit: dict[str, Any], *, name: str = "", seed: int = 0) -> list[Ch
     checks = [
         near(f"{label}log_partition", fit["log_partition"], log_bound, found.log_partition, found.method),
         near(
-            f"{label}moments[{worst}]", float(target[worst]), float(allowed[worst]), float(found.means[worst]),
+            f"{label}moments[{worst}]", float(target[worst]), float(allowed[worst]),
+            float(found.means[worst]),
             f"{found.method}: the mean under the claimed lambda",
         ),
         near(
@@ -276,7 +277,7 @@ def fit_checks(fit: dict[str, Any], *, name: str = "", seed: int = 0) -> list[Ch
         ),
         _rank(label, fit, found),
     ]  # fmt: skip
-    return checks + [_lambda(label, lam, claimed_error, target, found)]
+    return [*checks, _lambda(label, lam, claimed_error, target, found)]
 
 
 def _lambda(label: str, lam: np.ndarray, claimed: np.ndarray, target: np.ndarray, found: Moments) -> Check:

@@ -124,7 +124,8 @@ def _potential_checks(document: dict[str, Any], problem: RawProblem, potentials:
         bound = ROUNDING * max(potentials.size, 1e-300)
         checks.append(
             Check(
-                f"potentials.targets[{i}]", str(targets[i]), bound, str(complex(potentials.targets[i])), method,
+                f"potentials.targets[{i}]", str(targets[i]), bound,
+                str(complex(potentials.targets[i])), method,
                 bool(off[i] <= bound), float(off[i] / bound),
             )
         )  # fmt: skip
@@ -170,7 +171,11 @@ def _gradient_check(point: dict[str, Any], problem: RawProblem, plain: PlainProd
     tau = (problem.q * problem.n / problem.raw_scale) ** 0.5
     per_neuron = np.sqrt((plain.gradient() ** 2).sum((0, 1)))
     found = problem.q * problem.n**0.5 / tau * float(per_neuron.max(initial=0))
-    terms = problem.scale * (2 * np.abs(plain.outputs).max(initial=0) + 2) * float(np.abs(plain.c).max(initial=0) + 1)
+    terms = (
+        problem.scale
+        * (2 * np.abs(plain.outputs).max(initial=0) + 2)
+        * float(np.abs(plain.c).max(initial=0) + 1)
+    )
     size = terms * float(max(np.abs(plain.slope).max(initial=0), np.abs(plain.level).max(initial=0)) + 1)
     bound = 1e-9 * found + SUM_ROUNDING * DOUBLE.eps * problem.q * problem.n / tau * (size + problem.decay)
     return near(
@@ -200,16 +205,16 @@ def study_spectrum_checks(document: dict[str, Any], problem: RawProblem, *, seed
     claim = SpectrumClaim.of_document(spectrum)
     if operator == "flat":
         return spectrum_checks(claim, flat_reference(problem))
-    span = subspace == "span"
+    space, span = subspace, subspace != "full"
     m = problem.n**2 * (problem.n - int(not problem.sees_mean))
     small, large = sorted((m, problem.dimension))
     fits = problem.dimension <= DENSE_DIMENSION and (not span or float(large) * small * small <= SPAN_WORK)
     if spectrum.get("density") is not None:
         fits = problem.dimension <= DENSE_DIMENSION
-        span = False
+        space = "full"
     if not fits:
-        return large_spectrum_checks(claim, problem, span=span, seed=seed)
-    references = dense_references(problem, span=span)
+        return large_spectrum_checks(claim, problem, space=space, seed=seed)
+    references = dense_references(problem, space=space)
     checks = spectrum_checks(claim, references)
     if spectrum.get("density") is not None:
         checks.append(_density_check(spectrum["density"], references[0].eigenvalues.values))

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 PLACES = 240  # binary places of fixed-point numbers: 72 decimal ones
 DIGITS = 75  # of mpmath, where functions are evaluated for them
-SMALL_PRODUCT = 2e7  # multiplications that NumPy's plain loop does faster than slices through BLAS
+SMALL_PRODUCT = 1e6  # multiplications that NumPy's plain loop does faster than slices through BLAS
 EXTENDED_BITS = -int(np.log2(np.finfo(np.longdouble).eps))  # 63 on x86; 52 where long double is double
 
 

@@ -92,7 +92,7 @@ class RawProblem:
 
     @property
     def raw_scale(self) -> float:
-        """``q n / tau^2``: eigenvalues in canonical coordinates over those in raw weights (theory, 2 and 7)."""
+        """``q n / tau^2``: eigenvalues in canonical coordinates over those in raw weights."""
         if self.degree is None:
             return float(self.q * self.n)
         size = self.q * self.scale * (2 * self.n if self.activation == "square" else 1)

@@ -122,8 +122,19 @@ def _tables(problem: RawProblem, u: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def symmetry_directions(problem: RawProblem, weights: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Orthonormal directions per neuron that no potential sees, shape (g, tensors, n, q); zeros where there
-    is none: ``(a, b, -d c)``, the shift between the means of a and b, and the mean of c where it is not seen.
+    """Orthonormal directions per neuron that no potential sees, zeros where there is none.
+
+    ``(a, b, -d c)``, the shift between the means of a and b, and the mean of c where it is not seen.
+
+    Parameters
+    ----------
+    problem : RawProblem
+    weights : tuple of ndarray
+        a, b and c.
+
+    Returns
+    -------
+    ndarray, shape (g, tensors, n, q)
     """
     a, b, c = weights
     fields = []

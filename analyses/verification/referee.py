@@ -17,7 +17,6 @@ from analyses.subjects import Subject
 from analyses.verification.checks import Check, equal
 from analyses.verification.problem import RawProblem
 from manifold.errors import InputError
-from spectra.activations import Polynomial
 
 KINDS = ("checkpoint", "crossings", "maxent")
 
@@ -56,7 +55,8 @@ class Verdict:
 def _told(check: Check) -> str:
     if check.passed is None:
         return check.method
-    return f"{_short(check.value)}, reference {_short(check.reference)}, within {_short(check.bound)}; {check.method}"
+    reference, bound = _short(check.reference), _short(check.bound)
+    return f"{_short(check.value)}, reference {reference}, within {bound}; {check.method}"
 
 
 def _short(value: Any) -> str:
@@ -136,9 +136,9 @@ def problem_of(subject: Subject) -> RawProblem:
     RawProblem
     """
     net = subject.network
-    kind = net.activation.name
-    if isinstance(net.activation, Polynomial) and kind != "square":
-        kind = net.activation.coefficients
+    kind, coefficients = net.activation.name, getattr(net.activation, "coefficients", None)
+    if coefficients is not None and kind != "square":
+        kind = coefficients
     return RawProblem(
         net.group.orders, net.a.cpu().numpy(), None if net.tied else net.b.cpu().numpy(), net.c.cpu().numpy(),
         net.output_scale, kind, subject.loss, subject.pairs, subject.weight_decay, subject.centred,
@@ -161,7 +161,13 @@ def digest_check(document: dict[str, Any], path: Path) -> Check:
 
 
 def same_question(subject: Subject, task: dict[str, Any]) -> Subject:
-    """The subject with the objective that a study names: its loss, decay and centring."""
+    """The subject with the objective that a study names: its loss, decay and centring.
+
+    Raises
+    ------
+    InputError
+        If the study is about training pairs that nothing tells.
+    """
     changes = {
         "loss": task["loss"],
         "centred": bool(task["centred"]),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from analyses.verification.eigenvalues import Eigenvalues, eigenvalues_of
 from analyses.verification.hessian import SecondOrder, output_loss, second_order
-from analyses.verification.numbers import DOUBLE, EXTENDED, FIXED, Fixed, Numbers
+from analyses.verification.numbers import DOUBLE, EXTENDED, FIXED, Fixed, Numbers, extended_product
 from analyses.verification.problem import KINK_CHOICES, RawProblem, activation_tables
-from analyses.verification.span import Span, compressed, row_space
+from analyses.verification.span import Span, compressed, row_space, symmetry_complement
 
 SAFETY = 16.0  # between the rounding of doubles that was seen and what extended precision is trusted to
 FIXED_WORK = 2e6  # integer multiplications of about a third of a microsecond: below, always
-MOST_FIXED_WORK = 3e7  # and up to here where extended precision leaves the space in doubt
+MOST_FIXED_WORK = 1e7  # and up to here where extended precision leaves the space in doubt
 LEAST_PIVOT = 1e-5  # of T_R over the largest: below, its basis loses digits of extended precision
 
 
@@ -65,15 +66,15 @@ def fixed_work(problem: RawProblem, *, span: bool) -> float:
 
 
 def dense_references(
-    problem: RawProblem, *, span: bool, numbers: Numbers | None = None
+    problem: RawProblem, *, space: str, numbers: Numbers | None = None
 ) -> list[DenseReference]:
     """References at every choice of the slope at kinks (one, where no pre-activation lies on a kink).
 
     Parameters
     ----------
     problem : RawProblem
-    span : bool
-        Restrict to span(R); otherwise the full space.
+    space : str
+        ``full``, ``span`` (T_R) or ``complement`` (what the symmetries of R leave).
     numbers : Numbers, optional
         Default: fixed-point numbers where they take seconds, extended precision beyond.
 
@@ -83,35 +84,43 @@ def dense_references(
     """
     choices = KINK_CHOICES if problem.kinks else KINK_CHOICES[:1]
     if numbers is not None:
-        return [_dense(problem, span, numbers, kink) for kink in choices]
-    work = fixed_work(problem, span=span)
+        return [_dense(problem, space, numbers, kink) for kink in choices]
+    work = fixed_work(problem, span=space != "full")
     found = []
     for kink in choices:
-        one = _dense(problem, span, FIXED if work <= FIXED_WORK else EXTENDED, kink)
+        one = _dense(problem, space, FIXED if work <= FIXED_WORK else EXTENDED, kink)
         if (one.least < LEAST_PIVOT or not one.rank_certain) and FIXED_WORK < work <= MOST_FIXED_WORK:
-            one = _dense(problem, span, FIXED, kink)
+            one = _dense(problem, space, FIXED, kink)
         found.append(one)
     return found
 
 
-def _dense(problem: RawProblem, span: bool, numbers: Numbers, kink: float) -> DenseReference:
-    parts = second_order(problem, numbers, kink=kink, span=span)
+def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) -> DenseReference:
+    parts, rounding = _assembled(problem, numbers, kink, subspace == "span")
     scale = problem.raw_scale
-    if not span:
-        found = _scaled(eigenvalues_of(parts.hessian, numbers), scale, _rounding(problem, parts, numbers))
+    if subspace == "full":
+        found = _scaled(eigenvalues_of(parts.hessian, numbers), scale, rounding)
         return DenseReference(kink, found, problem.dimension, True, (0.0, 0.0), parts, numbers)
-    space = row_space(parts.jacobian, numbers)
+    if subspace == "span":
+        space = row_space(parts.jacobian, numbers)
+    else:
+        space = symmetry_complement(problem, numbers, kink=kink)
     inside = compressed(parts.hessian, space, numbers)
     doubt = (
         0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
     )
-    rounding = _rounding(problem, parts, numbers)
     norm = float(np.abs(numbers.extended(parts.hessian)).sum(1).max(initial=0))
     found = _scaled(eigenvalues_of(inside, numbers), scale, rounding + 4 * doubt * norm)
     return DenseReference(
         kink, found, space.rank, _certain(space, numbers), _leak(parts.hessian, space, numbers, scale), parts,
         numbers, space.least,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=8)  # the spaces of one problem share its Hessian
+def _assembled(problem: RawProblem, numbers: Numbers, kink: float, span: bool) -> tuple[SecondOrder, float]:
+    parts = second_order(problem, numbers, kink=kink, span=span)
+    return parts, _rounding(problem, parts, numbers)
 
 
 def _certain(space: Span, numbers: Numbers) -> bool:
@@ -139,11 +148,10 @@ def _scaled(found: Eigenvalues, scale: float, rounding: float) -> Eigenvalues:
 def _leak(hessian: np.ndarray, space: Span, numbers: Numbers, scale: float) -> tuple[float, float]:
     if not space.rank:
         return 0.0, 0.0
-    image = numbers.dot(space.basis, hessian)
-    outside = image - numbers.dot(numbers.dot(image, space.basis.T.copy()), space.basis)
-    outside = numbers.extended(outside).astype(np.float64)
-    size = float(np.linalg.norm(outside, 2))
-    return scale * float(np.linalg.norm(outside)) / space.rank**0.5, scale * size
+    basis, matrix = numbers.extended(space.basis), numbers.extended(hessian)
+    image = extended_product(basis, matrix)
+    outside = (image - extended_product(extended_product(image, basis.T.copy()), basis)).astype(np.float64)
+    return scale * float(np.linalg.norm(outside)) / space.rank**0.5, scale * float(np.linalg.norm(outside, 2))
 
 
 def flat_reference(problem: RawProblem) -> list[DenseReference]:

@@ -94,12 +94,12 @@ def _step_checks(
 def _references(document: dict[str, Any], problem: RawProblem) -> list[DenseReference]:
     if document["operator"] == "flat":
         return flat_reference(problem)
-    return dense_references(problem, span=document["subspace"] == "span")
+    return dense_references(problem, space=document["subspace"])
 
 
 def _claim(document: dict[str, Any], i: int, problem: RawProblem) -> SpectrumClaim:
     rank = document["rank"][i]
-    span = document["operator"] != "flat" and document["subspace"] == "span"
+    span = document["operator"] != "flat" and document["subspace"] != "full"
     dimension = rank if span else problem.q if document["operator"] == "flat" else problem.dimension
     ends = {}
     for name in ("smallest", "largest"):
@@ -144,7 +144,7 @@ def _branches(document: dict[str, Any], i: int, references: list[DenseReference]
 
 def _certified(counted: dict[str, Any], problem: RawProblem, references: list[DenseReference]) -> list[Check]:
     if counted["dimension"] == problem.dimension:
-        references = dense_references(problem, span=False)
+        references = dense_references(problem, space="full")
     elif counted["dimension"] != references[0].rank:
         return [unchecked("certified_counts", counted["dimension"], "counted on another space")]
     checks = []

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analyses.verification.hessian import contrasts
 from analyses.verification.numbers import Fixed, Numbers, extended_product
+from analyses.verification.problem import RawProblem, activation_tables
 
 FIXED_CUT = 1e-45  # of the largest gradient: 72 places leave dependent ones at 1e-60
 EXTENDED_CUT = 2e3  # rounding units times the largest dimension
@@ -57,8 +59,8 @@ def row_space(matrix: np.ndarray, numbers: Numbers) -> Span:
 def _corrected(matrix: np.ndarray) -> Span | None:
     """The right singular vectors found in doubles, taken back into the row space in extended precision.
 
-    ``X = A^T C`` with the coefficients C of the double vectors lies in the row space to extended precision and
-    is orthonormal to about ``eps sigma_1/sigma_r``; one step of the polar iteration mends that. None where the
+    ``X = A^T C`` with the coefficients C of the double vectors lies in the row space to extended precision
+    and is orthonormal to about ``eps sigma_1/sigma_r``, which the polar iteration mends. None where the
     singular values leave the rank in doubt.
     """
     left, sizes, _ = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
@@ -116,6 +118,66 @@ def _sizes(rows: np.ndarray, numbers: Numbers) -> np.ndarray:
     if isinstance(numbers, Fixed):
         values = np.ldexp(values, -240)
     return np.sqrt(values)
+
+
+def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -> Span:
+    """What the symmetries of R leave, on fields that agree at copies of a neuron.
+
+    Of every distinct neuron: the coordinates in which some potential has a slope, without the directions that
+    none of them sees, ``(a, b, -d c)``, the shift between the means of a and b, the mean of c.
+
+    Parameters
+    ----------
+    problem : RawProblem
+    numbers : Numbers
+    kink : float
+        ReLU'(0).
+
+    Returns
+    -------
+    Span
+    """
+    tensors = problem.weights(numbers)
+    u = tensors[0][:, None, :] + tensors[1][None, :, :]
+    level, slope, _ = activation_tables(problem, numbers, u, kink)
+    if problem.centred:
+        turn = contrasts(numbers, problem.n).T.copy()
+        tensors = tuple(numbers.dot(turn, w) for w in tensors)
+    if problem.b is None:
+        tensors = (tensors[0], tensors[2])
+    stored = np.concatenate([problem.a, problem.a if problem.b is None else problem.b, problem.c]).T
+    _, first, copies = np.unique(stored, axis=0, return_index=True, return_inverse=True)
+    rows, q, blocks = problem.rows, problem.q, problem.blocks
+    basis = []
+    for label, j in enumerate(first):
+        mates = np.flatnonzero(copies.reshape(-1) == label)
+        rising = bool((slope[:, :, j] != 0).any()) and bool((tensors[-1][:, j] != 0).any())
+        reached = np.repeat([rising] * (blocks - 1) + [bool((level[:, :, j] != 0).any())], rows)
+        inside = numbers.of(np.eye(blocks * rows)[reached])
+        hidden = _hidden(problem, numbers, [w[:, j] for w in tensors])[:, reached]
+        known = eliminated(hidden, numbers).basis
+        rest = inside[:, reached] - numbers.dot(known.T.copy(), known)
+        own = eliminated(rest, numbers).basis
+        lifted = numbers.zeros(len(own), blocks * rows, q)
+        share = numbers.root(1, len(mates))
+        for mate in mates:
+            lifted[:, reached, mate] = numbers.mul(own, share)
+        basis.append(lifted.reshape(len(own), -1))
+    return Span(np.concatenate(basis), 1.0, 0.0)
+
+
+def _hidden(problem: RawProblem, numbers: Numbers, neuron: list[np.ndarray]) -> np.ndarray:
+    """Directions of one neuron that no potential sees, as rows."""
+    rows = problem.rows
+    one, zero = numbers.of(np.ones(rows)), numbers.zeros(rows)
+    found = []
+    if not problem.centred and problem.b is not None:
+        found.append(np.concatenate([one, -one, zero]))
+    if not problem.centred and not problem.sees_mean:
+        found.append(np.concatenate([zero] * (problem.blocks - 1) + [one]))
+    if problem.degree is not None:
+        found.append(np.concatenate([*neuron[:-1], -problem.degree * neuron[-1]]))
+    return np.array(found) if found else numbers.zeros(0, rows * problem.blocks)
 
 
 def compressed(matrix: np.ndarray, space: Span, numbers: Numbers) -> np.ndarray:

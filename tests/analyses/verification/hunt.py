@@ -53,13 +53,13 @@ class Trial:
 
     def __init__(self, found: Nasty):
         self.nasty, self.subject = found, found.subject
-        self._references: dict[bool, list[DenseReference]] = {}
+        self._references: dict[str, list[DenseReference]] = {}
 
-    def references(self, span: bool) -> list[DenseReference]:
-        """Of the full space or of span(R)."""
-        if span not in self._references:
-            self._references[span] = dense_references(self.nasty.problem, span=span)
-        return self._references[span]
+    def references(self, space: str) -> list[DenseReference]:
+        """Of the full space, of span(R) or of the complement of its symmetries."""
+        if space not in self._references:
+            self._references[space] = dense_references(self.nasty.problem, space=space)
+        return self._references[space]
 
     def compute(self, plan: SpectrumPlan) -> SpectrumResult:
         """Carry out a plan."""
@@ -73,7 +73,7 @@ class Trial:
     def judge(self, plan: SpectrumPlan, count: int | None = None) -> Judged:
         """Carry out a plan and check its claims."""
         claim = claim_of(self.compute(plan), count)
-        return spectrum_checks(claim, self.references(plan.subspace == "span"))
+        return spectrum_checks(claim, self.references(plan.subspace))
 
 
 def _full(trial: Trial) -> Judged:
@@ -94,7 +94,7 @@ def _values_only(trial: Trial) -> Judged:
     known = operator_uncertainty(trial.subject.objective, trial.subject.measure, seed=trial.nasty.seed)
     found = dataclasses.replace(dense_spectrum(full, vectors=False).widened(known), null=full.at.null_count)
     result = SpectrumResult(trial.plan("full"), found, None, 0.0, 0, None, lambda v: v)
-    return spectrum_checks(claim_of(result, None), trial.references(False))
+    return spectrum_checks(claim_of(result, None), trial.references("full"))
 
 
 def _krylov(trial: Trial) -> Judged:
@@ -108,7 +108,15 @@ def _krylov_span(trial: Trial) -> Judged | None:
     if trial.subject.objective.potential_count <= size:
         return None
     count = min(KRYLOV_COUNT, max(1, size // 4))
-    return trial.judge(trial.plan("span", dense=False, count=count, side="particles"), count)
+    plan = trial.plan("span", dense=False, count=count, side="particles")
+    plan = dataclasses.replace(plan, subspace="complement")
+    return trial.judge(plan, count)
+
+
+def _metric(trial: Trial) -> Judged | None:
+    if trial.subject.objective.metric() is None:
+        return None
+    return trial.judge(trial.plan("span", metric=True, side="particles"))
 
 
 def _blocks(trial: Trial) -> Judged | None:
@@ -153,7 +161,7 @@ def _counts_only(dimension: int, bounds: dict, trial: Trial) -> Judged:
     none = np.zeros(0)
     low = {name: bounds[name][0] for name in ("negative", "marginal", "positive")}
     claim = SpectrumClaim(none, none, none, none, dimension, None, low | {"undetermined": 0}, bounds, False)
-    return spectrum_checks(claim, trial.references(False))
+    return spectrum_checks(claim, trial.references("full"))
 
 
 PATHS: dict[str, Callable[[Trial], Judged | None]] = {
@@ -165,7 +173,8 @@ PATHS: dict[str, Callable[[Trial], Judged | None]] = {
     "full density": _density,
     "span dense": _span,
     "span default": _default,
-    "span krylov": _krylov_span,
+    "span metric": _metric,
+    "complement": _krylov_span,
     "span moments": _moments,
     "flat": _flat,
 }

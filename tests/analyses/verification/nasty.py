@@ -53,7 +53,8 @@ class Nasty:
         """Everything about it in one line."""
         p = self.problem
         parts = [
-            f"seed {self.seed}", self.kind, "x".join(map(str, p.orders)), f"q={p.q}", f"{p.activation}", p.loss,
+            f"seed {self.seed}", self.kind, "x".join(map(str, p.orders)), f"q={p.q}", str(p.activation),
+            p.loss,
         ]  # fmt: skip
         parts += [f"s={p.scale:g}"] if p.scale != 1 else []
         parts += ["tied"] if p.b is None else []
