@@ -24,15 +24,21 @@ from analyses.subjects import Subject, subject_of
 from manifold.errors import InputError, LayoutError
 from manifold.monomials import Monomials
 from spectra.crossings import SpectralStep
-from spectra.eigen import dense_spectrum
 from spectra.flow import measured_point
 from spectra.functionals import Functional
 from spectra.motion import curvature_response, output_curvature, third_derivative_range
-from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spectrum
+from spectra.plan import (
+    MAX_SECONDS,
+    SpectrumPlan,
+    SpectrumResult,
+    compute_spectrum,
+    flat_spectrum,
+    plan_spectrum,
+)
 from spectra.potentials import GroupPotentials
-from spectra.variation import SecondVariation, flat_operator
+from spectra.variation import SecondVariation
 
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 CONTROLS = ("none", "random")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
@@ -206,13 +212,13 @@ def compute_record(
     )  # fmt: skip
     found, counts, at = result.spectrum, result.spectrum.counts, objective.linearise(subject.measure)
     point = measured_point(objective, subject.measure)
-    flat = dense_spectrum(flat_operator(at))
+    flat = flat_spectrum(objective, subject.measure, seed=question.seed)
     facts = {
         "step": step,
         "loss": subject.task.value(subject.measure),
         "objective": objective.value(subject.measure),
         "accuracy": subject.network.accuracy(),
-        "rank": result.rank if result.rank is not None else found.dimension - result.symmetry_null,
+        "rank": _rank(result),
         **{name: getattr(counts, name) for name in ("negative", "marginal", "positive", "undetermined")},
         "count_bounds": counts.bounds,
         "smallest_enclosure": found.smallest_enclosure,
@@ -249,6 +255,14 @@ def compute_record(
         GroupPotentials.of(subject.network).targets.cpu().numpy(), flat.eigenvalues, chart, outputs,
         np.asarray(response, np.float32), facts,
     )  # fmt: skip
+
+
+def _rank(result: SpectrumResult) -> int:
+    """Dimensions in which the potentials can move: known, or at most what the symmetries leave."""
+    if result.rank is not None:
+        return result.rank
+    taken = result.symmetry_null if result.plan.subspace == "full" else 0
+    return result.spectrum.dimension - taken
 
 
 def _worth_keeping(values: np.ndarray, bytes_each: int) -> np.ndarray:

@@ -324,7 +324,7 @@ def compute_spectrum(
         return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
     if plan.operator == "flat":
         return SpectrumResult(
-            plan, _flat_spectrum(functional, measure, seed), None, 0.0, 0, None, lambda vectors: vectors
+            plan, flat_spectrum(functional, measure, seed=seed), None, 0.0, 0, None, lambda vectors: vectors
         )
     if plan.subspace != "full":  # vector fields agree at copies of a neuron
         measure, index = measure.distinct()
@@ -370,7 +370,21 @@ def _spread(measure: ParticleMeasure, index: torch.Tensor, vectors: torch.Tensor
     return fields[index].reshape(len(index) * measure.dimension, -1)
 
 
-def _flat_spectrum(functional: Functional, measure: ParticleMeasure, seed: int) -> Spectrum:
+def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int = 0) -> Spectrum:
+    """The complete flat spectrum, with what rounding of the points does to it.
+
+    Parameters
+    ----------
+    functional : Functional
+    measure : ParticleMeasure
+    seed : int
+        Of the moves that measure rounding.
+
+    Returns
+    -------
+    Spectrum
+        Exact zeros are those that the rank of the kernel, at most the number of potentials, leaves.
+    """
     found = dense_spectrum(flat_operator(functional.linearise(measure)))
     rounding = of_points(measure, lambda at: flat_operator(functional.linearise(at)).matrix, seed=seed)
     seen = int((measure.points != 0).any(1).sum())

@@ -107,8 +107,8 @@ def tangent_space_of_metric(metric: Tensor, space: Complement, *, functions: int
     TangentSpace
     """
     rows = metric.diagonal().clamp_min(0).sqrt()
-    even = metric / torch.where(rows > 0, torch.outer(rows, rows), 1.0)
-    values, vectors = torch.linalg.eigh(even)
+    sizes = torch.where(rows > 0, rows, 1.0)
+    values, vectors = torch.linalg.eigh(metric / torch.outer(sizes, sizes))
     root = rows[:, None] * (vectors * values.clamp_min(0).sqrt())
     # Eigenvalues are known to N eps of the largest, which is at most N: singular values to the root of that.
     return tangent_space(root, space, functions=functions, noise=METRIC_UNITS * (EPS / len(rows)) ** 0.5)
