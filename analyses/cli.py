@@ -17,7 +17,7 @@ from manifold.errors import InputError, OutputError, RhoscopeError
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
     "train", "analyze", "crossings", "temperature", "maxent", "complexity", "compose", "construct", "claims",
-    "inspect", "convert", "report", "demo", "bench",
+    "verify", "inspect", "convert", "report", "demo", "bench",
 )  # fmt: skip
 
 
