@@ -28,6 +28,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "compose": ("add", "n.pt", "n.pt", "--out", "sum.pt", "--group", "Z5"),
     "construct": ("cosine", "--group", "Z5", "--out", "f6.pt"),
     "claims": ("--quick",),
+    "verify": ("n.pt", *TENSORS),
     "inspect": ("n.pt",),
     "convert": ("n.pt", "--out", "m.pt"),
     "report": ("run", *TENSORS),
