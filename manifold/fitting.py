@@ -154,7 +154,7 @@ def fit(
             point, steps = problem.newton(start, max_iterations, report)
         else:
             point, steps = problem.trust_regions(start, max_iterations)
-        result = problem.polish(point, steps, method)
+        result = problem.polish(point, steps, method, exhausted=steps >= max_iterations)
         if not result.converged:
             raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
     except (TooLargeError, NotConvergedError) as error:
@@ -319,7 +319,7 @@ class _Dual:
         outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
         return outcome.point, int(outcome.iterations)
 
-    def polish(self, point: np.ndarray, steps: int, method: str) -> MaxEntFit:
+    def polish(self, point: np.ndarray, steps: int, method: str, *, exhausted: bool) -> MaxEntFit:
         """Chord steps on fine rules until only rounding is left, then judged by a second rule."""
         information = self.information(point)
         keep = self.family.independent
@@ -346,7 +346,7 @@ class _Dual:
         if best is None:
             found = self.family.evaluate(self.embed(point), tol=FINE, growth=SECOND[0], extra=SECOND[1])
             best = (decrement, point, found)
-        return self.judged(*best, information, steps, method)
+        return self.judged(*best, information, steps, method, exhausted=exhausted)
 
     def information(self, point: np.ndarray) -> np.ndarray:
         """Fisher information (m, m), on fine rules where these are cheap or its inverse needs them."""
@@ -360,7 +360,7 @@ class _Dual:
 
     def judged(
         self, decrement: float, point: np.ndarray, found: Cumulants, information: np.ndarray, steps: int,
-        method: str,
+        method: str, *, exhausted: bool,
     ) -> MaxEntFit:  # fmt: skip
         """The fit with its errors: the moments are known to ``miss``, and everything follows from that.
 
@@ -384,7 +384,7 @@ class _Dual:
         converged = decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
         reason = Reason.CONVERGED
         if not converged:
-            reason = Reason.ITERATIONS if steps >= 120 else Reason.STALLED
+            reason = Reason.ITERATIONS if exhausted else Reason.STALLED
         elif away > CERTAIN or values[0] < BLIND * values[-1]:
             reason = Reason.UNDETERMINED
         return MaxEntFit(
