@@ -53,8 +53,8 @@ class MaxEntFit:
     entropy : float
         Against the uniform probability measure, nats.
     moment_error : float
-        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on a
-        rule with more nodes than the one that produced lambda, and the error of that rule.
+        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on
+        a rule with more nodes than the one that produced lambda, and the error of that rule.
     lambda_error : ndarray, shape (m,)
         Bounds of the errors of lambda: ``|Cov^-1|`` times those of the moments.
     log_partition_error, entropy_error : float
@@ -246,11 +246,9 @@ class _Dual:
         for cut in (0.1, 0.0):  # small entries of lambda may belong to a fit within the face
             direction = np.zeros(len(self.family))
             direction[self.family.independent] = np.where(scaled > cut * scaled.max(), point, 0.0)
-            certificate = certify(self.family, direction, self.moments)
+            certificate = certify(self.family.space, self.family.monomials, direction, self.moments)
             if certificate is not None:
-                raise InfeasibleMomentsError(
-                    certificate.sentence(self.family.monomials.names), certificate
-                )
+                raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
             support, _ = support_function(self.family.space, self.family.monomials, direction)
             unit = float(np.abs(direction) @ self.family.scale)
             if support - float(direction @ self.moments) < TOUCHING * unit:
@@ -328,7 +326,9 @@ class _Dual:
         best, judge, errors = None, False, []
         for _ in range(14):
             growth, extra = SECOND if judge else (1.0, 0)
-            found = self.family.evaluate(self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge)
+            found = self.family.evaluate(
+                self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge
+            )
             gradient = found.mean[self.family.independent] - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
@@ -381,20 +381,23 @@ class _Dual:
         rounding = 4 * np.finfo(float).eps * float(np.abs(point) @ np.abs(self.target))
         lam = self.embed(point)
         moment_error = float(np.max(off / family.scale))
-        converged = decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
+        converged = (
+            decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
+        )
         reason = Reason.CONVERGED
         if not converged:
             reason = Reason.ITERATIONS if exhausted else Reason.STALLED
         elif away > CERTAIN or values[0] < BLIND * values[-1]:
             reason = Reason.UNDETERMINED
+        log_error = found.errors.log_partition
         return MaxEntFit(
             family=family, moments=self.moments, lam=lam, log_partition=found.log_partition,
             entropy=found.log_partition - float(point @ self.target), moment_error=moment_error,
             fisher_rank=family.rank, condition=float(values[-1] / max(values[0], 1e-300)),
-            fisher_information=information, converged=reason is Reason.CONVERGED, reason=reason, method=method,
-            lambda_error=lambda_error,
-            log_partition_error=found.errors.log_partition + bend * float(np.abs(self.target @ inverse) @ miss),
-            entropy_error=found.errors.log_partition + rounding + bend * away**2 / 2,
+            fisher_information=information, converged=reason is Reason.CONVERGED, reason=reason,
+            method=method, lambda_error=lambda_error,
+            log_partition_error=log_error + bend * float(np.abs(self.target @ inverse) @ miss),
+            entropy_error=log_error + rounding + bend * away**2 / 2,
             diagnostics={
                 "newton_decrement": decrement, "steps": steps,
                 "nodes": [list(map(int, s)) for s in found.marginals],
