@@ -23,6 +23,7 @@ PROVEN = 1e-2  # of the wanted tolerance: what a proven rule may err on each axi
 PROVEN_AXIS, PROVEN_NODES = 128, 3e5  # beyond, boxes are cheaper and see small variances without cancellation
 DEEP_NODES = 5e6  # of a proven rule on more axes than boxes take
 APART = 1e-9  # two rules that differ by more are refused
+NODE = 3 * float(np.finfo(np.longdouble).eps)  # times nodes squared: of Gauss weights next to the ends
 ROUNDING = 16 * np.finfo(float).eps  # sums and products of one exponent, measured on closed forms
 SECOND = (1.1, 2)  # factor and nodes more on each axis: no common node, about twice the work on five axes
 
@@ -65,7 +66,7 @@ class AdaptiveIntegrator(SliceRules):
             self.harmonics.nodes(lam, a, PROVEN * tol, extra=2 * d) for a, d in enumerate(self._degrees)
         ]
         nodes = self._nodes(counts)
-        quadrature = PROVEN * tol * len(counts)
+        quadrature = PROVEN * tol * len(counts) + NODE * max(counts) ** 2
         if max(counts) <= PROVEN_AXIS and nodes <= PROVEN_NODES:
             return self._proven(lam, counts, order, growth, extra, quadrature)
         if self.boxes is not None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-
 import numpy as np
 import pymanopt
 from pymanopt.optimizers import TrustRegions
 
 from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedError, TooLargeError
 from manifold.fisher_rao import FisherRaoManifold, solve_scaled
+from manifold.fits import MaxEntFit, Reason
 from manifold.integrals import Cumulants
 from manifold.maxent import COARSE, FINE, MaxEntFamily
 from manifold.moment_body import Certificate, certify, separate, support_function
@@ -23,79 +21,11 @@ BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of it
 LARGE = 12.0  # lambda in units of the monomials from which its direction is compared with the boundary
 CLOSE = 1e-2  # of the unit of u . r, within which the boundary is searched for in earnest
 SOON, LATER = 3.0, 30.0  # by how much lambda grows until that is asked again, at first and far out
+MANY, FEW = 80, 14  # steps on fine rules: where these are cheap, and where one takes seconds
+MATCHED = 1e-10  # standard deviations of the moments: no fit needs to be better
+NARROW = 0.3  # range of (error of lambda) . r within which the Fisher information cannot change much
+BENT = 1.5  # change of the variances within the error of lambda above which that error bounds nothing
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
-
-
-class Reason(Enum):
-    """Why a fit stopped; the value is the sentence for the user."""
-
-    CONVERGED = "the moments are matched to rounding error"
-    UNDETERMINED = (
-        "the moments are matched, but rounding of the moments leaves lambda undetermined: they are too "
-        "near the boundary, or the monomials nearly dependent under this measure"
-    )
-    ITERATIONS = "stopped at the iteration limit before the moments were matched"
-    STALLED = "no step lowers the dual any more, yet the moments are not matched; try another method"
-
-
-@dataclass(frozen=True, eq=False)
-class MaxEntFit:
-    """The maximum-entropy measure with given moments.
-
-    Attributes
-    ----------
-    family : MaxEntFamily
-    moments : ndarray, shape (m,)
-        What was asked for.
-    lam : ndarray, shape (m,)
-        Zero at dependent monomials.
-    log_partition : float
-        ``log integral exp(lambda . r) d(uniform)``.
-    entropy : float
-        Against the uniform probability measure, nats.
-    moment_error : float
-        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on
-        a rule with more nodes than the one that produced lambda, and the error of that rule.
-    lambda_error : ndarray, shape (m,)
-        Bounds of the errors of lambda: ``|Cov^-1|`` times those of the moments.
-    log_partition_error, entropy_error : float
-        Bounds of the errors of both, as values of the measure that has the moments exactly.
-    fisher_rank : int
-    condition : float
-        Condition number of the Fisher information, monomials scaled to unit variance.
-    fisher_information : ndarray, shape (m, m)
-    converged : bool
-    reason : Reason
-    method : str
-    diagnostics : dict
-    """
-
-    family: MaxEntFamily
-    moments: np.ndarray
-    lam: np.ndarray
-    log_partition: float
-    entropy: float
-    moment_error: float
-    fisher_rank: int
-    condition: float
-    fisher_information: np.ndarray
-    converged: bool
-    reason: Reason
-    method: str
-    lambda_error: np.ndarray
-    log_partition_error: float
-    entropy_error: float
-    diagnostics: dict = field(default_factory=dict)
-
-    @property
-    def entropy_riemannian(self) -> float:
-        """Entropy against Riemannian volume, nats."""
-        return self.entropy + float(np.log(self.family.space.volume))
-
-    @property
-    def dimension(self) -> int:
-        """Dimension of the family as a manifold: the Fisher rank."""
-        return self.fisher_rank
 
 
 def fit(
@@ -253,7 +183,7 @@ class _Dual:
             direction[self.family.independent] = np.where(entries, point, 0.0)
             value, unit = float(direction @ self.moments), float(np.abs(direction) @ self.family.scale)
             gap = support_function(space, monomials, direction, starts=24, steps=40)[0] - value
-            if gap > CLOSE * unit:  # a short search finds too little, so it is even further away
+            if gap > CLOSE * unit:  # a short search finds too little: it is even further away
                 continue
             gap = support_function(space, monomials, direction)[0] - value
             certificate = certify(space, monomials, direction, self.moments) if gap < 0 else None
@@ -324,45 +254,52 @@ class _Dual:
         return outcome.point, int(outcome.iterations)
 
     def polish(self, point: np.ndarray, steps: int, method: str, *, exhausted: bool) -> MaxEntFit:
-        """Chord steps on fine rules until only rounding is left, then judged by a second rule."""
-        information = self.information(point)
+        """Newton on fine rules until only rounding is left, then judged by a second rule.
+
+        Where the Fisher information is cheap it follows every step: a mode of tiny probability may rule it,
+        and then only a path of small steps leaves that mode behind. Elsewhere it stays as it was found.
+        """
         keep = self.family.independent
-        covariance = information[np.ix_(keep, keep)]
-        floor = self._floor(point, covariance)
+        information, cheap = self.information(point)
         best, judge, errors = None, False, []
-        for _ in range(14):
+        for _ in range(MANY if cheap else FEW):
             growth, extra = SECOND if judge else (1.0, 0)
             found = self.family.evaluate(
-                self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge
+                self.embed(point), order=1 + cheap, tol=FINE, growth=growth, extra=extra, verify=judge
             )
-            gradient = found.mean[self.family.independent] - self.target
+            information = found.covariance if cheap else information
+            covariance = information[np.ix_(keep, keep)]
+            gradient = found.mean[keep] - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
-            stalled = bool(errors) and decrement > 0.3 * min(errors)
+            stalled = len(errors) > 2 and decrement > 0.9 * min(errors[-3:])
             errors.append(decrement)
             if judge and (best is None or decrement < best[0]):
-                best = (decrement, point, found)
-            if judge and (decrement <= floor or stalled):
+                best = (decrement, point, found, information)
+            done = decrement <= self._floor(point, covariance)
+            if judge and (done or stalled):
                 break
-            if not judge and (decrement <= floor or stalled):
+            if not judge and (done or stalled):
                 judge, errors = True, []
-                if decrement <= floor:
-                    continue
-            point = point + direction
+                continue
+            point = point + direction * min(1.0, 1 / max(decrement, 1e-300))
         if best is None:
             found = self.family.evaluate(self.embed(point), tol=FINE, growth=SECOND[0], extra=SECOND[1])
-            best = (decrement, point, found)
-        return self.judged(*best, information, steps, method, exhausted=exhausted)
+            best = (decrement, point, found, information)
+        return self.judged(*best, steps, method, exhausted=exhausted)
 
-    def information(self, point: np.ndarray) -> np.ndarray:
-        """Fisher information (m, m), on fine rules where these are cheap or its inverse needs them."""
+    def information(self, point: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Fisher information (m, m), and whether fine rules of it are cheap.
+
+        It is computed on fine rules if they are, or if its inverse needs them.
+        """
         lam, keep = self.embed(point), self.family.independent
         found = self.family.evaluate(lam, order=2, tol=COARSE, verify=False)
         nodes = sum(np.prod(s, dtype=float) for s in found.marginals)
         condition = np.linalg.cond(_correlation(found.covariance[np.ix_(keep, keep)])[0])
         if nodes < CHEAP or condition > 1 / COARSE:
             found = self.family.evaluate(lam, order=2, tol=FINE, verify=False)
-        return found.covariance
+        return found.covariance, nodes < CHEAP
 
     def judged(
         self, decrement: float, point: np.ndarray, found: Cumulants, information: np.ndarray, steps: int,
@@ -381,19 +318,19 @@ class _Dual:
         off = np.abs(found.mean - self.moments) + found.errors.mean(np.diag(information))
         miss = off[keep]
         away = float(np.sqrt(miss @ np.abs(inverse) @ miss))
-        bend = 1 / max(1 - 4 * away, 0.1)  # Cov changes by its third cumulants on the way
+        bend = self._bend(point, covariance, inverse, miss, found.errors.ranges[keep])
         lambda_error = np.zeros(len(family))
         lambda_error[keep] = bend * np.abs(inverse) @ miss
         rounding = 4 * np.finfo(float).eps * float(np.abs(point) @ np.abs(self.target))
         lam = self.embed(point)
         moment_error = float(np.max(off / family.scale))
-        converged = (
-            decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
-        )
+        known = found.errors.mean(np.diag(information))[keep]
+        noise = max(float(np.sqrt(known @ np.abs(inverse) @ known)), self._floor(point, covariance))
+        converged = decrement <= max(4 * noise, MATCHED) and np.max(miss / self.unit) < 1e-7
         reason = Reason.CONVERGED
         if not converged:
             reason = Reason.ITERATIONS if exhausted else Reason.STALLED
-        elif away > CERTAIN or values[0] < BLIND * values[-1]:
+        elif away > CERTAIN or bend > BENT or values[0] < BLIND * values[-1]:
             reason = Reason.UNDETERMINED
         log_error = found.errors.log_partition
         return MaxEntFit(
@@ -412,6 +349,27 @@ class _Dual:
             },
         )  # fmt: skip
 
+    def _bend(self, point, covariance, inverse, miss, ranges) -> float:
+        """By which factor the Fisher information may change within the error of lambda.
+
+        Along a direction u the third derivative of A is at most the range of ``u . r`` times the second: a bound
+        if the error is small against the range of the monomials. Where it is not, the mass sits on a small
+        part of that range: the variances on both sides say.
+        """
+        error = np.abs(inverse) @ miss
+        width = 2 * float(error @ ranges)
+        if width <= NARROW:
+            return float(np.exp(width))
+        worst = int(np.argmax(error / np.maximum(np.abs(point), 1e-300)))
+        shift = inverse @ (np.sign(inverse[worst]) * miss)
+        bend = 1.0
+        for side in (point - shift, point + shift):
+            other = np.diag(self.cumulants(side, 2, COARSE)[2])
+            ratio = np.diag(covariance) / np.maximum(other, np.finfo(float).tiny)
+            bend = max(bend, float(np.max(ratio)), float(np.max(1 / np.maximum(ratio, 1e-300))))
+        self.last = point
+        return bend
+
     def _floor(self, point: np.ndarray, covariance: np.ndarray) -> float:
         """What rounding leaves of the decrement."""
         noise = 4 * np.finfo(float).eps * (np.abs(self.target) + np.abs(point) @ np.sqrt(np.diag(covariance))
@@ -423,3 +381,6 @@ def _correlation(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A covariance scaled to unit diagonal, and the standard deviations."""
     deviation = np.sqrt(np.diag(covariance).clip(min=np.finfo(float).tiny))
     return covariance / np.outer(deviation, deviation), deviation
+
+
+__all__ = ["TOUCHING", "MaxEntFit", "Reason", "fit"]

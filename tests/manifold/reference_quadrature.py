@@ -183,7 +183,11 @@ def _survey(chart, cells, functions, lam, centre):
                 [np.ptp(grid, axis=a + 1).reshape(len(cells), -1).max(1) for a in range(cells.shape[1])], 1
             )
             result["where"] = r.reshape(values.shape)[np.arange(len(cells)), exponents.argmax(1)]
-        mass = weights * density.reshape(weights.shape) * np.exp(exponents - result["shift"][:, None])
+        mass = (
+            weights
+            * density.reshape(weights.shape)
+            * np.exp(np.minimum(exponents - result["shift"][:, None], 300))
+        )
         outer = values[..., :, None] * values[..., None, :]
         rows = [mass.sum(1)[:, None], np.einsum("cn,cnm->cm", mass, values)]
         if key == "fine":
