@@ -235,6 +235,8 @@ class _Dual:
 
         @pymanopt.function.numpy(manifold)
         def cost(x):
+            if not np.isfinite(x).all():  # pymanopt divides by an exactly vanishing residual: no step
+                return np.inf
             found = self.family.evaluate(manifold.embed(x), order=2, tol=FINE)
             return found.log_partition - float(x @ scale)
 
@@ -250,7 +252,8 @@ class _Dual:
         optimizer = TrustRegions(
             max_iterations=limit, min_gradient_norm=1e-7, max_time=600, verbosity=0, kappa=0.01, theta=1.0
         )
-        outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
         return outcome.point, int(outcome.iterations)
 
     def polish(self, point: np.ndarray, steps: int, method: str, *, exhausted: bool) -> MaxEntFit:
@@ -352,7 +355,7 @@ class _Dual:
     def _bend(self, point, covariance, inverse, miss, ranges) -> float:
         """By which factor the Fisher information may change within the error of lambda.
 
-        Along a direction u the third derivative of A is at most the range of ``u . r`` times the second: a bound
+        Along u the third derivative of A is at most the range of ``u . r`` times the second: a bound
         if the error is small against the range of the monomials. Where it is not, the mass sits on a small
         part of that range: the variances on both sides say.
         """

@@ -16,6 +16,7 @@ from manifold.spaces import Space
 UNTEMPERED = 4  # chains at beta = 1 per column of the ladder
 FAR = 0.15  # standard deviations of the moments at which the approach ends
 REACH = 0.5  # standard deviations over which one run's samples may be reweighted
+SHARE = 0.5  # of the samples that must count after reweighting
 STUCK = 1.5  # a split R-hat that longer runs of the same chains will not mend
 
 
@@ -115,7 +116,12 @@ def fit_by_sampling(
         if report is not None:
             report(step, steps, message)
 
-    lam = _approach(sampler, moments, rounds, sweeps, tell)
+    try:
+        lam = _approach(sampler, moments, rounds, sweeps, tell)
+    except np.linalg.LinAlgError as error:
+        raise NotConvergedError(
+            "sampler: all chains sit where a monomial is constant: these moments are on the boundary or too near"
+        ) from error
     _refuse_infeasible(space, monomials, moments, lam)
     sampler.prepare(lam, particles=UNTEMPERED * columns)
     average = _Averaging(moments, tol, doublings, tell)
@@ -351,6 +357,8 @@ def _reweighted(records: np.ndarray, moments: np.ndarray, shift: np.ndarray) -> 
     values = records.reshape(-1, m)
     for _ in range(50):
         weights = _weights(values, shift)
+        if 1 / (len(values) * (weights**2).sum()) < SHARE:
+            return None
         mean = weights @ values
         covariance = ((values - mean) * weights[:, None]).T @ (values - mean)
         step = np.linalg.solve(covariance, moments - mean)
@@ -361,7 +369,7 @@ def _reweighted(records: np.ndarray, moments: np.ndarray, shift: np.ndarray) -> 
         if size < 1e-9:
             break
     weights = _weights(values, shift)
-    if size > 1e-6 or 1 / (len(values) * (weights**2).sum()) < 0.5:
+    if size > 1e-6:
         return None
     pull = columns * (weights[:, None] * (values - moments)).reshape(sweeps, columns, m).sum(0)
     return _Solution(shift, -np.linalg.solve(covariance, pull.T).T, pull)
