@@ -120,7 +120,8 @@ def fit_by_sampling(
         lam = _approach(sampler, moments, rounds, sweeps, tell)
     except np.linalg.LinAlgError as error:
         raise NotConvergedError(
-            "sampler: all chains sit where a monomial is constant: these moments are on the boundary or too near"
+            "sampler: all chains sit where a monomial is constant: these moments are on the boundary or too "
+            "near to it"
         ) from error
     _refuse_infeasible(space, monomials, moments, lam)
     sampler.prepare(lam, particles=UNTEMPERED * columns)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from analyses.cli import build_app
 from analyses.lifts import lift_frequencies
-from analyses.maxent import analyse_lift, fit_moments
+from analyses.maxent import analyse_lift, fit_moments, scaled_condition
 from analyses.maxent_data import to_dataset
 from analyses.maxent_figures import maxent_figures, sphere_figure
 from analyses.studies import read_study
@@ -34,6 +34,49 @@ def test_contract_of_given_moments():
     assert document["face"] is None
     assert document["entropy"] == pytest.approx(document["log_partition"] - 0.1 * document["lambda"][0])
     assert document["entropy_riemannian"] == pytest.approx(document["entropy"] + np.log(np.pi**3))
+    assert document["error_kind"] == "bound"
+    assert 0 < document["lambda_error"][0] < 1e-10
+    assert 0 < document["log_partition_error"] < 1e-11
+    assert 0 < document["entropy_error"] < 1e-11
+
+
+def test_moments_beside_frequencies_in_multiples_of_four():
+    """lambda = -300 on x1^2 x3^2 (mpmath, 30 digits): the fit had -404 and called it matched to rounding."""
+    document = fit_moments("S2", "x1^2*x3^2", [0.0013492451603780008])
+    assert abs(document["lambda"][0] + 300) <= document["lambda_error"][0] < 1e-8
+    assert abs(document["log_partition"] + 1.77115348522907) <= document["log_partition_error"] < 1e-11
+    assert abs(document["entropy"] + 1.36637993711566) <= document["entropy_error"] + 1e-14
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-9, 1e-11])
+def test_moments_near_the_boundary_are_interior(gap):
+    """E x1 = coth(lambda) - 1 / lambda on S^2: lambda = 1 / (1 - E x1) up to e^-2lambda."""
+    moment = 1 - gap
+    exact = 1 / (1 - moment)
+    document = fit_moments("S2", "x1", [moment])
+    assert document["face"] is None
+    assert abs(document["lambda"][0] - exact) <= document["lambda_error"][0] < 0.01 * exact
+    entropy = np.log((1 - np.exp(-2 * exact)) / (2 * exact)) + 1
+    assert abs(document["entropy"] - entropy) <= document["entropy_error"] < 1e-3
+
+
+def test_sampled_fits_state_standard_errors():
+    document = fit_moments("S2", "x3;x1", [0.3, 0.1], method="sampling")
+    assert document["error_kind"] == "standard error"
+    quadrature = fit_moments("S2", "x3;x1", [0.3, 0.1])
+    miss = np.abs(np.subtract(document["lambda"], quadrature["lambda"]))
+    assert (miss < 5 * np.array(document["lambda_error"])).all()
+    for key in ("log_partition", "entropy"):
+        assert abs(document[key] - quadrature[key]) < 5 * document[key + "_error"]
+    assert document["condition"] == pytest.approx(quadrature["condition"], rel=0.1)
+
+
+def test_condition_of_a_covariance_is_that_of_its_correlation():
+    """Correlation 0.03: 1.03 / 0.97 in whatever units; correlating a covariance again gave 2e300."""
+    covariance = np.array([[4.0, 0.06e-3], [0.06e-3, 1e-6]])
+    assert scaled_condition(covariance) == pytest.approx(1.03 / 0.97)
+    assert scaled_condition(np.eye(3)) == pytest.approx(1.0)
+    assert scaled_condition(np.ones((2, 2))) > 1e15
 
 
 def test_boundary_moments_give_a_face():
@@ -61,6 +104,24 @@ def test_infeasible_moments_exit_with_their_certificate():
         ("--space", "S2", "--monomials", "x1", "--moments", "nan"),
         ("--space", "S2", "--monomials", "x1", "--moments", "0.1", "--method", "magic"),
         ("some.pt", "--space", "S2"),
+        ("--space", "S2", "--monomials", "x1", "--moments", "inf"),
+        ("--space", "S2", "--monomials", "x1;x2", "--moments", "0.1,,0.2"),
+        ("--space", "S2", "--monomials", "x1;;x2", "--moments", "0.1,0.2"),
+        ("--space", "S2", "--monomials", ";", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "Re()", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x1^0", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x1^99999999999999999999", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x1^129", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x0", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x1^-1", "--moments", "0.1"),
+        ("--space", "S0", "--monomials", "x1", "--moments", "0.1"),
+        ("--space", "T0", "--monomials", "Re(z1)", "--moments", "0.1"),
+        ("--space", "S2x", "--monomials", "x1", "--moments", "0.1"),
+        ("--space", "S99999", "--monomials", "x1", "--moments", "0.1"),
+        ("--space", "SO3", "--monomials", "x1", "--moments", "0.1"),
+        ("--space", "S2", "--monomials", "x1", "--moments", "nan", "--dry-run"),
+        ("--space", "S0", "--monomials", "x1", "--moments", "0.1", "--dry-run"),
+        ("--space", "S2xR1", "--monomials", "x1", "--moments", "0.1"),
     ],
 )
 def test_bad_input(arguments):

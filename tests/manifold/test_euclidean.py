@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.special import gamma
 
-from manifold.errors import InputError, NotIntegrableError
+from manifold.errors import InputError, NotConvergedError, NotIntegrableError
 from manifold.euclidean import check_integrable, cumulants
 from manifold.expressions import parse_monomials
 from manifold.spaces import parse_space
@@ -55,3 +55,17 @@ def test_too_many_dimensions():
     text = ";".join(f"x{i}^2" for i in range(1, 5))
     with pytest.raises(InputError, match="R4"):
         cumulants(monomials("R4", text), [-1.0] * 4)
+
+
+def test_a_well_far_from_the_origin_is_found():
+    """exp(-(x^2 - 25)^2) falls by 625 on the way from the well to the origin, where the search began."""
+    found = cumulants(monomials("R1", "x1^2;x1^4"), [50.0, -1.0])
+    x = np.linspace(4, 6, 200001)
+    exact = np.log(2 * np.trapezoid(np.exp(-((x**2 - 25) ** 2)), x)) + 625
+    assert found.log_partition == pytest.approx(exact, abs=1e-9)
+    assert abs(found.log_partition - exact) < found.log_partition_error + 1e-9
+
+
+def test_rules_that_disagree_are_refused():
+    with pytest.raises(NotConvergedError, match="differ"):
+        cumulants(monomials("R2", "x1^2;x2^2;x1^4;x2^4"), [4e5, -1.0, -200.0, -1.0])
