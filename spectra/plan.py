@@ -19,7 +19,7 @@ from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
-from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
@@ -496,6 +496,8 @@ def _particle_spectrum(
         return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
     inside = plan.subspace == "complement"
     operator = deflated if inside else full
+    if inside:  # a turned space: twice the angle times the norm, itself at most twice what powers show
+        uncertainty += 4 * deflated.space.tilt * power_norm(full, seed=seed)
     local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()
