@@ -92,7 +92,9 @@ class Recipe:
 
 def is_own(config: Mapping[str, Any]) -> bool:
     """Whether ``run.json`` was written by rhoscope."""
-    return type(config.get("schema_version")) is int
+    # Others count the versions of their files too, but under other companions.
+    named = isinstance(config.get("layout"), Mapping) or isinstance(config.get("group"), str)
+    return named and type(config.get("schema_version")) is int
 
 
 def recipe_of(config: Mapping[str, Any], order: int, told: Told = NOTHING_TOLD) -> Recipe:
