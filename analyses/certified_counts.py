@@ -15,11 +15,11 @@ from analyses.step_jobs import kept_result
 from analyses.studies import Progress, silent
 from analyses.subjects import Subject, subject_of
 from manifold.errors import RhoscopeError
-from spectra.eigen import power_norm
 from spectra.sylvester import count_signs
+from spectra.uncertainty import operator_uncertainty
 from spectra.variation import DeflatedVariation, SecondVariation
 
-COUNTS_VERSION = 2
+COUNTS_VERSION = 3
 
 
 def certified_counts_of_run(
@@ -66,11 +66,12 @@ def certified_counts_of_run(
 def _counts(subject: Subject, question: SpectralQuestion, step: int) -> dict[str, Any]:
     begin = time.perf_counter()
     operator, removed = SecondVariation(subject.objective.linearise(subject.measure)), 0
-    if question.plan(subject).subspace == "span":
-        norm = power_norm(operator, seed=question.seed)
-        operator = DeflatedVariation(operator)
-        operator.shift, removed = 0.5 * norm, operator.removed  # counted as positive and taken off
-    counts = count_signs(operator, removed=removed, seed=question.seed)
+    null = operator.at.null_count
+    if question.plan(subject).subspace != "full":
+        operator, null = DeflatedVariation(operator), 0
+        removed = operator.removed
+    uncertainty = operator_uncertainty(subject.objective, subject.measure, seed=question.seed)
+    counts = count_signs(operator, null=null, uncertainty=uncertainty, seed=question.seed)
     return {
         "step": step,
         "negative": counts.negative,

@@ -12,11 +12,17 @@ import numpy as np
 import xarray as xr
 
 from analyses.density import density_document, density_variables
-from analyses.order_parameters import TOLERANCE, OrderParameters, decoupling, order_parameters
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.order_parameters import (
+    TOLERANCE,
+    OrderParameters,
+    decoupling,
+    has_unit_targets,
+    order_parameters,
+)
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject
-from manifold.errors import InputError, NotConvergedError
+from manifold.errors import NotConvergedError
 from manifold.monomials import Monomials
 from spectra.families import FIT_TOLERANCE, NAMES, factor, shares
 from spectra.flow import FixedPoint, FixedPointKind, measured_point, refine
@@ -70,11 +76,7 @@ class Question:
         InputError
             If a subset is chosen for a network whose R has no such sets.
         """
-        if self.potentials != "all" and not subject.network.quadratic:
-            raise InputError(
-                f"--potentials {self.potentials}: these sets exist for the square activation only, "
-                f"the network has {subject.network.activation.name}; use all"
-            )
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -155,6 +157,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
     return {
         "checkpoint": {"path": subject.path, "step": subject.step, "sha256": subject.sha256},
         "task": _task(found),
+        "layout": subject.origin.document,
         "loss": parameters.loss,
         "objective": parameters.objective,
         "accuracy": parameters.accuracy,
@@ -167,6 +170,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "decoupling": found.coupling,
         "solutions": _solutions(found),
         "entropy": None,
+        "warnings": found.subject.warnings(parameters.accuracy),
         "notes": _notes(found),
         "skipped": found.subject.left_out,
         "timing": {"seconds": found.seconds},
@@ -174,20 +178,38 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
     }
 
 
+def _unit_targets(found: CheckpointAnalysis) -> bool:
+    return has_unit_targets(found.subject.network, found.subject.loss)
+
+
 def _notes(found: CheckpointAnalysis) -> list[str]:
-    notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
+    subject = found.subject
+    notes = [
+        *subject.warnings(found.parameters.accuracy), *subject.origin.notes, *subject.notes,
+        *([found.problem] if found.problem else []),
+    ]  # fmt: skip
+    if subject.network.quadratic and not _unit_targets(found):
+        notes.append(
+            "cross-entropy falls as long as the outputs grow: no value of rho_kkk is a target, so the share "
+            "at 1 is not given, and zeros are told relative to the largest rho_kkk"
+        )
     asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
     if found.question.density:
         notes.append("the density is that of the full space")
+    elif done == "complement":
+        notes.append(
+            "the spectrum is that of the space which the symmetries of R leave (complement): it holds "
+            "span(R), and is equal to it unless gradients depend on each other, not checked at this size"
+        )
     elif asked != done:
         notes.append(f"subspace {asked} does not fit at this size: the spectrum is that of the {done} space")
     if found.result.plan.moments:
         notes.append("span_leak is an upper bound, half the spread of the eigenvalues of the local part")
     if rank is not None and rank < found.result.functions:
         notes.append(
-            f"span(R) has rank {rank:,} at these particles, {found.result.functions:,} functions were asked "
-            f"for: the others depend on them (largest dropped over smallest kept singular value "
-            f"{found.result.rank_gap:.1e})"
+            f"span(R) has rank {rank:,} at these particles beyond rounding and at most "
+            f"{found.result.functions:,}; whether the other directions are there cannot be told (largest "
+            f"dropped over smallest kept singular value {found.result.rank_gap:.1e}): counts leave them open"
         )
     return notes
 
@@ -230,7 +252,7 @@ def _potentials(found: CheckpointAnalysis) -> dict[str, Any]:
         "determine_loss": found.subject.network.quadratic,
         "ones": parameters.ones,
         "zeros": parameters.zeros,
-        "zeros_unit": "1" if found.subject.network.quadratic else "largest |rho_kkk|",
+        "zeros_unit": "1" if _unit_targets(found) else "largest |rho_kkk|",
         "alignment": parameters.alignment,
         "largest": parameters.largest,
         "tol": TOLERANCE,
@@ -296,6 +318,8 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
         "dimension": spectrum.dimension,
         "rank": result.rank,
         "rank_gap": result.rank_gap,
+        "rank_bound": None if result.rank is None else max(result.rank, result.functions),
+        "null": spectrum.null,
         "gauge_null": result.symmetry_null,
         "method": spectrum.method,
         "matvecs": spectrum.matvecs,
@@ -320,7 +344,12 @@ def _spectrum(found: CheckpointAnalysis) -> dict[str, Any]:
 
 def _degrees(found: CheckpointAnalysis) -> dict[str, int]:
     counts = found.result.spectrum.counts
-    return {"unstable": counts.negative, "marginal": counts.marginal, "contracted": counts.positive}
+    return {
+        "unstable": counts.negative,
+        "marginal": counts.marginal,
+        "contracted": counts.positive,
+        "undetermined": counts.undetermined,
+    }
 
 
 def _dataset(found: CheckpointAnalysis) -> xr.Dataset:

@@ -17,8 +17,11 @@ from manifold.errors import InputError, OutputError, RhoscopeError
 # One module of analyses.commands per entry; each offers ``register(app)``.
 COMMANDS: tuple[str, ...] = (
     "train", "analyze", "crossings", "temperature", "maxent", "complexity", "compose", "construct", "claims",
-    "inspect", "convert", "report", "demo", "bench",
+    "verify", "inspect", "convert", "report", "demo", "bench",
 )  # fmt: skip
+
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # wherever typer keeps its click
 
 
 def build_app(only: str | None = None) -> typer.Typer:
@@ -43,7 +46,13 @@ def build_app(only: str | None = None) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 a check failed, 2 bad input, 3 partial result, 130 interrupted."""
+    """Entry point: exit code 0 done, 1 a check failed, 2 bad input, 3 partial result, 130 interrupted.
+
+    Raises
+    ------
+    Exception
+        Only a fault of the program itself, with its traceback.
+    """
     _prepare_streams()
     os.environ["MPLBACKEND"] = "agg"  # nobody sees a window of ours; a Jupyter kernel's choice may be missing
     try:
@@ -58,7 +67,7 @@ def main() -> None:
     except BrokenPipeError:
         _silence_output()
         sys.exit(141)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         if (sentence := _of_the_machine(error)) is None:
             raise
         _complain(sentence)
@@ -66,7 +75,7 @@ def main() -> None:
 
 
 class _Commands(TyperGroup):
-    """Bad usage, interruptions and closed pipes end in our way, before the library below does it in its own."""
+    """Bad usage, interruptions and closed pipes end in our way, before the library below ends them."""
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         """Read what stands before the command."""
@@ -87,10 +96,16 @@ class _Commands(TyperGroup):
 
 @contextmanager
 def _one_line_usage() -> Iterator[None]:
-    """A wrong command line is an `InputError` like any other bad input, not a box of several lines."""
+    """A wrong command line is an `InputError` like any other bad input, not a box of several lines.
+
+    Raises
+    ------
+    InputError
+        For a wrong command line.
+    """
     try:
         yield
-    except typer.BadParameter.__base__ as error:  # UsageError, under whatever name typer carries it
+    except USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         context = getattr(error, "ctx", None)

@@ -21,18 +21,22 @@ from analyses.sections import Fact, Picture, Section, document_of, scientific
 
 VERDICTS = {
     "holds": "What holds",
+    "undecided": "What these samples do not decide",
     "slack": "Where the second term is slack",
     "excluded": "What the data exclude",
     "notes": "Notes",
 }
 CURVES = ("n", "risk_mean", "risk_stderr", "risk_predicted", "asymptotic")
 CAPTIONS = {
-    "learning-curves": "Learning curves: mean excess risk against the sample size, one colour per group. Filled "
-    "points are asymptotic; lines are the deterministic equivalent, dotted lines the Nyquist rate of the target.",
+    "learning-curves": "Learning curves: mean excess risk against the sample size, one colour per group. "
+    "Filled points are asymptotic; lines are the deterministic equivalent, dotted lines the Nyquist rate of "
+    "the target.",
     "collapse": "The same curves against n |H|: what the symmetry saves in samples makes them coincide.",
     "gains": "Samples without the symmetry over samples with it, for the same risk on the same target.",
-    "second-term": "Samples against the risk reached with probability 1 − δ, beside the powers of both terms.",
-    "exponents": "Measured exponents minus the predicted ones; bars: the deterministic equivalent at these n.",
+    "second-term": "Samples against the risk reached with probability 1 − δ, beside the powers of both "
+    "terms.",
+    "exponents": "Measured exponents minus the predicted ones; bars: the deterministic equivalent at these "
+    "n.",
     "network": "Accuracy of the group network on unseen pairs against the share of pairs in training.",
 }
 
@@ -120,11 +124,7 @@ def _group_facts(document: dict[str, Any]) -> list[Fact]:
     facts = []
     for one in document["groups"]:
         slope = one["slope"]
-        value = "–"
-        if slope["value"] is not None:
-            low, high = slope["ci"]
-            value = f"exponent {slope['value']:.4f} [{low:.4f}, {high:.4f}]"
-        facts.append(Fact(one["name"], value, "; ".join(_group_words(one))))
+        facts.append(Fact(one["name"], _interval(slope), "; ".join(_group_words(one))))
     return facts
 
 
@@ -148,12 +148,17 @@ def _group_words(one: dict[str, Any]) -> list[str]:
 
 
 def _exponent_facts(document: dict[str, Any]) -> list[Fact]:
-    cells = (document.get("regimes") or {}).get("exponents", [])
     return [
         Fact(
             Markup("θ = {:g}, κ = {:g}, σ = {:g}").format(one["theta"], one["kappa"], one["noise"]),
-            "–" if one["value"] is None else f"exponent {one['value']:.4f} [{one['ci'][0]:.4f}, {one['ci'][1]:.4f}]",
+            _interval(one),
             one["judgement"] if one["value"] is None else f"theory {one['theory']:.4f}; {one['judgement']}",
         )
-        for one in cells
-    ]  # fmt: skip
+        for one in (document.get("regimes") or {}).get("exponents", [])
+    ]
+
+
+def _interval(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return "–"
+    return f"exponent {one['value']:.4f} [{one['ci'][0]:.4f}, {one['ci'][1]:.4f}]"

@@ -112,6 +112,8 @@ class CrossingStudy:
         Complete counts at some steps; None: not asked for.
     notes : tuple of str
         What a reader must know about the study itself.
+    layout : Layout or None
+        Where the weights are, and how that became known.
     """
 
     run: Run
@@ -126,6 +128,7 @@ class CrossingStudy:
     controls: dict[str, CrossingStudy] = field(default_factory=dict)
     certified: list[dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     @property
     def steps(self) -> np.ndarray:
@@ -203,7 +206,7 @@ def follow_crossings(
         run, question, tuple(records), flow_times(run, [record.facts["step"] for record in records]),
         branches, tuple(crossings), skipped, _checked(run, layout, question, plan, int(saved[-1]), progress),
         points, _controls(run, layout, question, replace(plan, cache=cache), progress), certified,
-        _unsaved(records, cache, problem),
+        _unsaved(records, cache, problem), layout,
     )  # fmt: skip
 
 
@@ -283,8 +286,8 @@ def _usable(
         else:
             raise CheckpointError(f"step {step}: {problem}; --skip-bad leaves such steps out")
     if len(records) < 2:
-        why = "".join(f"; step {step}: {problem}" for step, problem in list(skipped.items())[:1])
+        why = "".join(f"; step {step}: {reason}" for step, reason in list(skipped.items())[:3])
         raise InputError(
-            f"{path_text(run.path)}: only {len(records)} usable checkpoints; crossings need two{why}"
+            f"{path_text(run.path)}: crossings need two usable checkpoints, there is {len(records)}{why}"
         )
     return records, skipped

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from analyses.controls import CONTROL_WORDS
 from analyses.crossings_figures import control_figure, fan_figure, fixed_point_figure, freedom_figure
-from analyses.sections import Fact, Picture, Section, document_of, percent, scientific
+from analyses.sections import Fact, Picture, Section, document_of, percent, scientific, warned
 
 
 def crossings_section(study: xr.Dataset) -> Section:
@@ -20,10 +20,9 @@ def crossings_section(study: xr.Dataset) -> Section:
     group = document.get("group") or "its group"
     return Section(
         title=f"Eigenvalue crossings while training on {group}",
-        story=[
+        story=warned([
             _story(document), *_controls(document), *_motion(document), *_fixed(document), *_linear(document),
-            *document.get("notes", []),
-        ],
+        ], document),
         facts=_facts(document),
         pictures=_pictures(study, document),
         provenance={"run": document["run"], **document["provenance"]},
@@ -47,8 +46,8 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
             Markup(
                 "Above: how many directions in which the potentials can move are unstable, marginal and "
                 "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
-                "the potentials ρ<sub>kkk</sub>, which are 1 at a solution."
-            ),
+                "the potentials ρ<sub>kkk</sub>{}."
+            ).format("" if document["ones"][-1] is None else ", which are 1 at a solution"),
             "Degrees of freedom, loss and potentials against training step",
         ),
     ]
@@ -288,11 +287,11 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
     rows = [
         Markup(
-            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}, {} of the target potentials "
-            "at 1, {} of the true answers right"
+            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}{}, {} of the "
+            "true answers right"
         ).format(
             name, one["negative"][0], one["negative"][-1], one["rank"][-1], scientific(one["loss"][0]),
-            scientific(one["loss"][-1]), percent(one["ones"][-1]), percent(one["accuracy"][-1]),
+            scientific(one["loss"][-1]), _at_one(one["ones"][-1]), percent(one["accuracy"][-1]),
         )
         for name, one in told
     ]  # fmt: skip
@@ -313,6 +312,10 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
 
 
+def _at_one(share: float | None) -> str:
+    return "" if share is None else f", {percent(share)} of the target potentials at 1"
+
+
 def _certified(document: dict[str, Any]) -> list[Fact]:
     """Complete counts, one line per step."""
     facts = []
@@ -325,8 +328,8 @@ def _certified(document: dict[str, Any]) -> list[Fact]:
             Fact(
                 f"all signs, step {_step(found['step'])}",
                 f"{_range(*found['negative'])} unstable",
-                f"of all {found['dimension']:,} moves of the neurons{apart}; zero means within "
-                f"{scientific(2 * found['shift'], 2)}",
+                f"of all {found['dimension']:,} moves of the neurons{apart}; signs are certain beyond "
+                f"±{scientific(2 * found['shift'], 2)}",
             )
         )
     return facts

@@ -33,7 +33,7 @@ _OF_WINDOWS = ("backend", "interactive", "toolbar", "webagg", "keymap", "date.ep
 
 
 def _import_matplotlib() -> ModuleType:
-    """Matplotlib, imported whatever ``MPLBACKEND`` says; for pyplot the user's choice is kept if it is one."""
+    """Matplotlib, imported whatever ``MPLBACKEND`` says; for pyplot the user's choice is kept if it works."""
     wanted = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib

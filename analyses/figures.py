@@ -28,9 +28,9 @@ GREY = "#6b6b6b"
 SIGN_COLOURS = {"negative": VERMILION, "marginal": GREY, "positive": BLUE, "undetermined": ORANGE}
 SIGN_WORDS = {
     "negative": "unstable (negative)",
-    "marginal": "marginal (zero)",
+    "marginal": "marginal (zero by a symmetry)",
     "positive": "contracting (positive)",
-    "undetermined": "undetermined",
+    "undetermined": "undetermined (within its bound of 0)",
 }
 
 
@@ -145,15 +145,15 @@ def potentials_figure(study: xr.Dataset) -> Figure:
 
 
 def signs(values: np.ndarray, errors: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of eigenvalues by sign, claimed only beyond the error bound; else zero or open."""
-    norm = np.nanmax(np.abs(values), initial=0.0)
-    close = np.abs(values) <= errors
-    rounding = errors <= 1e-8 * norm
+    """Masks of eigenvalues by sign, claimed only beyond the error bound.
+
+    A number within its bound of zero is undetermined: that it is zero would take a symmetry to prove, which
+    the numbers alone do not show.
+    """
     return {
         "negative": values < -errors,
-        "marginal": close & rounding,
         "positive": values > errors,
-        "undetermined": close & ~rounding,
+        "undetermined": np.abs(values) <= errors,
     }
 
 
@@ -216,7 +216,7 @@ def density_figure(study: xr.Dataset) -> Figure:
     for mask, colour, words in (
         (below_zero, "negative", SIGN_WORDS["negative"]),
         (above_zero, "positive", SIGN_WORDS["positive"]),
-        (~below_zero & ~above_zero, "marginal", f"within ±{band:.1g}, too near 0 for a sign"),
+        (~below_zero & ~above_zero, "undetermined", f"within ±{band:.1g}, too near 0 for a sign"),
     ):
         above.bar(
             edges[:-1][mask], counts[mask], np.diff(edges)[mask], align="edge", color=SIGN_COLOURS[colour],
@@ -244,7 +244,7 @@ def _decades(top: float, threshold: float) -> FixedLocator:
 
 
 def _value_scale(axes: Axes, values: np.ndarray, errors: np.ndarray) -> None:
-    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the marginal band."""
+    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the band around 0."""
     values, errors = values[np.isfinite(values)], errors[np.isfinite(errors)]
     if not len(values):
         return

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from analyses.maxent_figures import maxent_figures
 from analyses.maxent_text import GLOSSARY
-from analyses.sections import Fact, Picture, Section, document_of, scientific
+from analyses.sections import Fact, Picture, Section, document_of, scientific, warned
 
 CAPTIONS = {
     "entropies": "Left: entropy of the maximum-entropy measure with the network's symbols, and of "
@@ -84,7 +84,7 @@ def _network(document: dict[str, Any]) -> list[str]:
                 "On the face itself these symbols are constant: the least committed measure there is uniform "
                 "on the two-torus, and where the neurons sit on it says nothing about these symbols."
             )
-    return [*story, *(re.sub(r"\bmu\b", "μ", text) for text in GLOSSARY.values())]
+    return warned([*story, *(re.sub(r"\bmu\b", "μ", text) for text in GLOSSARY.values())], document)
 
 
 def _constant_on_face(fit: dict[str, Any]) -> bool:

@@ -89,6 +89,12 @@ def document_of(study: xr.Dataset) -> dict[str, Any]:
     return json.loads(study.attrs.get("summary", "{}"))
 
 
+def warned(story: list[str | Markup], document: dict[str, Any]) -> list[str | Markup]:
+    """A story with the warnings of its document before it and the other notes after it."""
+    warnings = document.get("warnings", [])
+    return [*warnings, *story, *(note for note in document.get("notes", []) if note not in warnings)]
+
+
 def scientific(value: float | None, digits: int = 3) -> str:
     """A number for reading: plain near one, with a power of ten elsewhere, a dash for nothing."""
     if value is None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from analyses.layouts import Layout, stored_layout
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
@@ -26,15 +26,21 @@ from analyses.user_cache import program
 from manifold.errors import InputError, LayoutError, RhoscopeError
 from manifold.monomials import Monomials
 from spectra.crossings import SpectralStep
-from spectra.eigen import dense_spectrum
 from spectra.flow import measured_point
 from spectra.functionals import Functional
 from spectra.motion import curvature_response, output_curvature, third_derivative_range
-from spectra.plan import MAX_SECONDS, SpectrumPlan, compute_spectrum, plan_spectrum
+from spectra.plan import (
+    MAX_SECONDS,
+    SpectrumPlan,
+    SpectrumResult,
+    compute_spectrum,
+    flat_spectrum,
+    plan_spectrum,
+)
 from spectra.potentials import GroupPotentials
-from spectra.variation import SecondVariation, flat_operator
+from spectra.variation import SecondVariation
 
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 CONTROLS = ("none", "random")
 ARRAYS = (
     "eigenvalues", "errors", "kept", "local", "vectors", "targets", "flat", "chart", "outputs", "response",
@@ -111,7 +117,14 @@ class SpectralQuestion:
         return dataclasses.replace(subject, network=mixed)
 
     def monomials(self, subject: Subject) -> Monomials | None:
-        """The chosen subset of R, or None for all of it."""
+        """The chosen subset of R, or None for all of it.
+
+        Raises
+        ------
+        InputError
+            If a subset is chosen for a network whose R has no such sets.
+        """
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -208,13 +221,13 @@ def compute_record(
     )  # fmt: skip
     found, counts, at = result.spectrum, result.spectrum.counts, objective.linearise(subject.measure)
     point = measured_point(objective, subject.measure)
-    flat = dense_spectrum(flat_operator(at))
+    flat = flat_spectrum(objective, subject.measure, seed=question.seed)
     facts = {
         "step": step,
         "loss": subject.task.value(subject.measure),
         "objective": objective.value(subject.measure),
         "accuracy": subject.network.accuracy(),
-        "rank": result.rank if result.rank is not None else found.dimension - result.symmetry_null,
+        "rank": _rank(result),
         **{name: getattr(counts, name) for name in ("negative", "marginal", "positive", "undetermined")},
         "count_bounds": counts.bounds,
         "smallest_enclosure": found.smallest_enclosure,
@@ -226,15 +239,20 @@ def compute_record(
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
         "activation": subject.network.activation.name,
+        "loss_name": subject.loss,
         "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,
         "plan": result.plan.sentence,
         "max_seconds": question.max_seconds,
         "notes": list(subject.notes),
+        "warnings": subject.warnings(subject.network.accuracy()),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
-    lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors
+    size = len(subject.measure) if question.operator == "flat" else subject.measure.points.numel()
+    lifted = torch.zeros(size, 0, dtype=torch.float64)
+    if found.vectors.shape[1]:
+        lifted = result.lift(found.vectors[:, torch.as_tensor(kept)])
     kept, local = kept[: lifted.shape[1]], np.zeros(min(len(kept), lifted.shape[1]))
     if question.operator == "wasserstein" and len(kept):
         part = SecondVariation(at, parts=("local",))
@@ -251,6 +269,14 @@ def compute_record(
         GroupPotentials.of(subject.network).targets.cpu().numpy(), flat.eigenvalues, chart, outputs,
         np.asarray(response, np.float32), facts,
     )  # fmt: skip
+
+
+def _rank(result: SpectrumResult) -> int:
+    """Dimensions in which the potentials can move: known, or at most what the symmetries leave."""
+    if result.rank is not None:
+        return result.rank
+    taken = result.symmetry_null if result.plan.subspace == "full" else 0
+    return result.spectrum.dimension - taken
 
 
 def _worth_keeping(values: np.ndarray, bytes_each: int) -> np.ndarray:

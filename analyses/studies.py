@@ -20,6 +20,8 @@ import xarray as xr
 from manifold.errors import InputError, OutputExistsError, RhoscopeError
 
 SCHEMA_VERSION = 1
+HDF5_BEGINS = b"\x89HDF\r\n\x1a\n"
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
 
 
 class Progress(Protocol):
@@ -60,6 +62,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     check_free(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_free(path, force)  # again: new/../old is old only once new is there
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
@@ -120,10 +123,10 @@ def plain(value: Any) -> Any:
 
 
 def readable(text: str) -> str:
-    """Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
+    r"""Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
 
     Paths reach Python with undecodable bytes as lone surrogates, which no encoding writes. Where the locale
-    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\\xff``.
+    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\xff``.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -184,14 +187,43 @@ def read_study(path: Path) -> xr.Dataset:
     InputError
         If the file is missing, is no netCDF file, or was written by a newer schema.
     """
+    _check_is_study(Path(path))
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             study = opened.load()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a study written by rhoscope (.nc); {error}") from error
-    if int(study.attrs.get("schema_version", 0)) > SCHEMA_VERSION:
+    except Exception as error:  # what HDF5, h5py and xarray raise on damaged files is of every kind
+        raise InputError(
+            f"{path}: a damaged study: cut short, or changed ({type(error).__name__}: {error})"
+        ) from error
+    version = study.attrs.get("schema_version", 0)
+    if not isinstance(version, (int, float, np.number)):
+        raise InputError(f"{path}: expected a study written by rhoscope, its schema_version is no number")
+    if version > SCHEMA_VERSION:
         raise InputError(f"{path}: written by a newer rhoscope; update rhoscope to read it")
     return study
+
+
+def _check_is_study(path: Path) -> None:
+    """Say what a file is that is no study, in words of what the user may have meant.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened or does not begin as netCDF4.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(HDF5_BEGINS))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if begin == HDF5_BEGINS:
+        return
+    if path.suffix in CHECKPOINT_SUFFIXES or begin.startswith((b"PK", b"\x80")):
+        raise InputError(
+            f"{path}: seems to be a checkpoint, which is no study yet: rhoscope analyze {path} --report PAGE "
+            "writes its page; rhoscope report takes a run directory or a study (.nc)"
+        )
+    raise InputError(f"{path}: expected a run directory, or a study written by rhoscope (.nc)")
 
 
 def complex_variable(study: xr.Dataset, name: str) -> np.ndarray:

@@ -9,10 +9,12 @@ import numpy as np
 
 from analyses.checkpoints import Checkpoint
 from analyses.layouts import Layout
+from analyses.origins import Origin
 from analyses.pair_files import group_pairs
 from analyses.reading.text import path_text
 from analyses.recipes import NOTHING_TOLD, Recipe, Told, recipe_of
 from analyses.runs import Run
+from analyses.task_check import task_warning
 from analyses.training import training_pairs
 from manifold.errors import InputError
 from manifold.measures import ParticleMeasure
@@ -47,6 +49,8 @@ class Subject:
         Seed of shuffled labels (a null control); None: the labels x + y.
     left_out : dict of str to str
         Files of its run that were not used, with the reasons.
+    origin : Origin
+        How the layout became known.
     """
 
     network: GroupNetwork
@@ -60,6 +64,7 @@ class Subject:
     notes: tuple[str, ...] = field(default=())
     labels: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    origin: Origin = field(default=Origin())
 
     @cached_property
     def measure(self) -> ParticleMeasure:
@@ -87,6 +92,39 @@ class Subject:
         table = group.sums if self.labels is None else shuffled_labels(group, self.labels)
         flat = np.ascontiguousarray(table).reshape(-1)
         return flat if self.pairs is None else flat[self.pairs @ [group.order, 1]]
+
+    @property
+    def training_accuracy(self) -> float | None:
+        """Share of the pairs of the loss whose largest output is right; None where these are all pairs."""
+        if self.pairs is None:
+            return None
+        right = 0
+        for x in np.unique(self.pairs[:, 0]):
+            y = self.pairs[self.pairs[:, 0] == x, 1]
+            answers = self.network.outputs(slice(int(x), int(x) + 1))[0].argmax(-1).cpu().numpy()
+            right += int((answers[y] == self.network.group.sums[x, y]).sum())
+        return right / max(len(self.pairs), 1)
+
+    def warnings(self, accuracy: float) -> list[str]:
+        """What must be said first: that the network does not do the task it is read as.
+
+        Parameters
+        ----------
+        accuracy : float
+            Its accuracy on all pairs.
+
+        Returns
+        -------
+        list of str
+            None of a null control, whose labels are not those of the task.
+        """
+        if self.labels is not None:
+            return []
+        group = self.network.group
+        found = task_warning(
+            accuracy, group=group.name, order=group.order, training_accuracy=self.training_accuracy
+        )
+        return [] if found is None else [found]
 
     @cached_property
     def objective(self) -> Functional:
@@ -152,7 +190,7 @@ def subject_of(
     return Subject(
         network, layout.loss, centred, recipe.weight_decay, chosen, path_text(checkpoint.path),
         checkpoint.step, checkpoint.sha256, (*notes, *recipe.notes), recipe.labels,
-        run.left_out if run is not None else {},
+        run.left_out if run is not None else {}, layout.origin,
     )  # fmt: skip
 
 

@@ -203,6 +203,7 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
     counted = ("rank", "negative", "marginal", "positive", "undetermined")
     cheap = ("loss", "objective", "accuracy", "loss_identity_error", "ones", "largest_sum", "alive",
              "purity_median")  # fmt: skip
+    warnings = subject.warnings(float(study["accuracy"].values[-1]))
     return {
         "run": path_text(run.path),
         "task": {
@@ -223,6 +224,8 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
         **{name: study[name].values for name in cheap},
         "largest": {name: study.largest_potential.sel(set=name).values for name in SETS},
         **{name: study[name].values if name in study else None for name in counted},
-        "notes": list(subject.notes),
+        "layout": subject.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *subject.origin.notes, *subject.notes],
         "provenance": provenance(seed=seed, device=str(net.a.device)),
     }

@@ -21,6 +21,9 @@ class ParticleMeasure:
         Particle positions; one row per neuron. Complex points are allowed for algebra.
     weights : Tensor, shape (q,), optional
         Default ``1/q`` each (a network of q neurons).
+    scale : Tensor, shape (q, D), optional
+        Sizes that the rounding of each coordinate is a unit in the last place of, where it was computed from
+        larger numbers; default the sizes of the coordinates themselves. Kept by `to` only.
 
     Raises
     ------
@@ -30,6 +33,7 @@ class ParticleMeasure:
 
     points: Tensor
     weights: Tensor | None = None
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2:
@@ -92,6 +96,27 @@ class ParticleMeasure:
                 f"measures: expected the same dimension, got {self.dimension} and {other.dimension}"
             )
 
+    def distinct(self) -> tuple[ParticleMeasure, Tensor]:
+        """The same measure with one particle for all copies of a point, their weights added.
+
+        Returns
+        -------
+        measure : ParticleMeasure
+        index : Tensor of int, shape (q,)
+            The particle that each of these points became.
+        """
+        points, index = torch.unique(self.points, dim=0, return_inverse=True)
+        if len(points) == len(self):
+            return self, torch.arange(len(self), device=self.points.device)
+        weights = torch.zeros(len(points), dtype=self.weights.dtype, device=self.weights.device)
+        weights.index_add_(0, index, self.weights)
+        scale = self.scale
+        if scale is not None:
+            scale = torch.zeros_like(points).scatter_reduce_(
+                0, index[:, None].expand_as(scale), scale, "amax"
+            )
+        return ParticleMeasure(points, weights, scale), index
+
     def expectation(self, values: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
         """Integrate functions against the measure: the potentials ``rho_r = sum_j w_j r(z_j)``.
 
@@ -127,4 +152,5 @@ class ParticleMeasure:
 
     def to(self, device: str | torch.device) -> ParticleMeasure:
         """The same measure on another device."""
-        return ParticleMeasure(self.points.to(device), self.weights.to(device))
+        scale = None if self.scale is None else self.scale.to(device)
+        return ParticleMeasure(self.points.to(device), self.weights.to(device), scale)

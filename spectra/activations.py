@@ -34,6 +34,10 @@ class Activation(ABC):
     degree: int | None = None
     kinked: bool = False
 
+    def choices(self) -> list[Activation]:
+        """The same function with other slopes at its kink: one-sided ones and their mean; default none."""
+        return []
+
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
         """``sigma(x)``."""
@@ -132,36 +136,56 @@ class Square(Polynomial):
         return 2.0
 
 
-class Relu(Activation):
+class Kinked(Activation):
+    """An activation whose slope jumps at 0, where it is a matter of choice.
+
+    Parameters
+    ----------
+    at_kink : float, optional
+        The slope at 0; default 0, that of automatic differentiation by torch.
+    """
+
+    degree, kinked = 1, True
+    sides: tuple[float, float]  # slopes left and right of the kink
+
+    def __init__(self, at_kink: float = 0.0):
+        self.at_kink = at_kink
+
+    @override
+    def choices(self) -> list[Activation]:
+        left, right = self.sides
+        slopes = {left, (left + right) / 2, right} - {self.at_kink}
+        return [type(self)(slope) for slope in sorted(slopes)]
+
+    @override
+    def slope(self, x: Tensor) -> Tensor:
+        left, right = self.sides
+        rise = torch.where(x > 0, right, left)
+        return torch.where(x == 0, self.at_kink, rise).to(x)
+
+
+class Relu(Kinked):
     """``max(x, 0)``; kinked."""
 
-    name, degree, kinked = "relu", 1, True
+    name, sides = "relu", (0.0, 1.0)
 
     @override
     def value(self, x: Tensor) -> Tensor:
         return x.relu()
 
     @override
-    def slope(self, x: Tensor) -> Tensor:
-        return (x > 0).to(x)
-
-    @override
     def curvature(self, x: Tensor) -> float:
         return 0.0
 
 
-class Abs(Activation):
+class Abs(Kinked):
     """``|x|``; kinked."""
 
-    name, degree, kinked = "abs", 1, True
+    name, sides = "abs", (-1.0, 1.0)
 
     @override
     def value(self, x: Tensor) -> Tensor:
         return x.abs()
-
-    @override
-    def slope(self, x: Tensor) -> Tensor:
-        return x.sign()
 
     @override
     def curvature(self, x: Tensor) -> float:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from manifold.errors import InputError
-from spectra.eigen import EPS, Reason, Spectrum, certify, dense_spectrum, power_norm
+from spectra.eigen import Reason, Spectrum, certify, dense_spectrum, power_norm
 from spectra.lanczos import Lanczos
 from spectra.ritz_basis import RitzBasis
+from spectra.rounding import arithmetic
 from spectra.variation import SymmetricOperator
 
 ENDS = ("smallest", "largest")
@@ -33,7 +34,7 @@ Preconditioner = Callable[[Tensor, Tensor], Tensor]
 def block_spectrum(
     operator: SymmetricOperator, count: int, *, tol: float = 1e-6, seed: int = 0, max_products: int = 20_000,
     max_seconds: float = math.inf, start: Tensor | None = None, precondition: Preconditioner | None = None,
-    ends: tuple[str, ...] = ENDS, complete: tuple[str, ...] = (),
+    ends: tuple[str, ...] = ENDS, complete: tuple[str, ...] = (), uncertainty: float = 0.0,
 ) -> Spectrum:  # fmt: skip
     """The largest and smallest eigenvalues with residuals, copies of degenerate ones included.
 
@@ -56,6 +57,8 @@ def block_spectrum(
         ``smallest`` and ``largest``, or one of them: of an end that was not asked for only what came along.
     complete : tuple of str
         Ends whose start is known to hold every copy (see `spectra.large_end`): they are not searched again.
+    uncertainty : float
+        Norm of what the operator is known to: signs of Ritz values within it prove nothing.
 
     Returns
     -------
@@ -74,7 +77,8 @@ def block_spectrum(
         raise InputError(f"ends: expected some of {', '.join(ENDS)}, got {ends!r}")
     if operator.dimension <= 2 * RESTART * (count + GUARD):
         return dense_spectrum(operator)
-    search = _Search(operator, count, tol, np.random.default_rng(seed), precondition, ends, complete)
+    rng = np.random.default_rng(seed)
+    search = _Search(operator, count, tol, rng, precondition, ends, complete, uncertainty)
     return search.run(start, operator.matvecs + max_products, time.monotonic() + max_seconds)
 
 
@@ -107,7 +111,9 @@ class _Search:
     def __init__(
         self, operator: SymmetricOperator, count: int, tol: float, rng: np.random.Generator,
         precondition: Preconditioner | None, ends: tuple[str, ...], complete: tuple[str, ...],
+        uncertainty: float,
     ):  # fmt: skip
+        self.uncertainty = uncertainty
         self.operator, self.count, self.tol, self.rng = operator, count, tol, rng
         self.precondition, self.ends = precondition, ends
         self.complete, self.tested = complete, set(ends) - set(complete)
@@ -117,9 +123,7 @@ class _Search:
 
     def _random(self, columns: int) -> Tensor:
         block = self.rng.standard_normal((self.operator.dimension, columns))
-        block = torch.as_tensor(block, device=self.operator.device)
-        project = getattr(self.operator, "project", None)
-        return block if project is None else project(block)
+        return torch.as_tensor(block, device=self.operator.device)
 
     def run(self, start: Tensor | None, last_product: int, last_time: float) -> Spectrum:
         columns = 0 if start is None else start.shape[1]
@@ -216,7 +220,7 @@ class _Search:
 
     def _certified(self, basis: RitzBasis, pairs: _Pairs, tested: bool) -> Spectrum:
         values, kept = pairs.values, pairs.chosen[pairs.wanted]
-        rounding = 16 * EPS * self.operator.dimension**0.5 * pairs.norm
+        rounding = arithmetic(self.operator.dimension, pairs.norm) + self.uncertainty
         converged = pairs.converged and tested
         return certify(
             self.operator, values[kept].cpu().numpy(), basis.vectors(pairs.coordinates[:, kept]),

@@ -21,8 +21,9 @@ from torch import Tensor
 from manifold.errors import InputError, NotConvergedError
 from spectra.block_solvers import norm_bound
 from spectra.border import Border
-from spectra.eigen import EPS, Reason, Spectrum, power_norm
+from spectra.eigen import Reason, Spectrum, power_norm
 from spectra.partition import GROUP_BYTES, PROBES, BlockStructure
+from spectra.rounding import arithmetic
 from spectra.variation import SymmetricOperator
 
 USEFUL = 0.05  # of the operator norm: a larger bound says too little to be worth the wait
@@ -311,7 +312,7 @@ def blocked_spectrum(
     values, changed = (np.concatenate(found), 0.0) if border is None else border.eigenvalues()
     values = np.sort(values)
     norm = float(np.abs(values).max(initial=0.0))
-    bound = dropped + spoilt + changed + 4 * EPS * structure.products**0.5 * norm
+    bound = dropped + spoilt + changed + arithmetic(structure.products, norm)
     errors = np.full(len(values), bound)
     return Spectrum(
         values, errors, errors, torch.zeros(len(values), 0, dtype=torch.float64), len(values), norm, True,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from manifold.errors import InputError, TooLargeError
-from spectra.eigen import EPS
+from spectra.rounding import EPS
 from spectra.variation import SymmetricOperator
 
 ALIKE = 1e-11  # of the norm: eigenvalues of blocks closer than this count as one

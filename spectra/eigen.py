@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.linalg
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from manifold.errors import InputError
+from spectra.rounding import EPS, arithmetic
 from spectra.variation import SymmetricOperator
 
-EPS = np.finfo(np.float64).eps
 DENSE_LIMIT = 4000
 VECTORS_LIMIT = 8000  # dimensions up to which a dense solver also computes eigenvectors
 
@@ -48,8 +48,8 @@ class Reason(enum.Enum):
         "own products, bounded with probability 1 - 2e-9, is part of the error of all of them (Weyl)"
     )
     DEPENDENT = (
-        "gradients of span(R) are so nearly dependent at these particles that the error bound of their sums "
-        "over neurons says little"
+        "gradients of span(R) are so nearly dependent at these particles that rounding leaves their span "
+        "open, and the eigenvalues with it: the error bounds say little"
     )
     DENSITY = (
         "the density by stochastic Lanczos quadrature: counts with a standard error over random starts and "
@@ -92,6 +92,12 @@ class Spectrum:
         Proved bounds of the numbers of negative and positive eigenvalues, beyond those listed.
     lowest : float or None
         Proved lower bound of the smallest eigenvalue (the smallest Ritz value is an upper one).
+    null : int
+        Eigenvalues that are exactly zero, by a symmetry or by their number; no other is taken for zero.
+    missing : int
+        Dimensions that the space may have beyond those the operator acts on, where its rank is uncertain.
+    uncertainty : float
+        The part of every error that the operator itself is uncertain by.
     """
 
     eigenvalues: np.ndarray
@@ -108,6 +114,9 @@ class Spectrum:
     at_least: tuple[int, int] = (0, 0)
     at_most: tuple[int | None, int | None] = (None, None)
     lowest: float | None = None
+    null: int = 0
+    missing: int = 0
+    uncertainty: float = 0.0
     counts: Counts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,10 +128,19 @@ class Spectrum:
         if not len(self.eigenvalues) or (self.lowest is None and not self.complete):
             return None
         low, error = float(self.eigenvalues[0]), float(self.errors[0])
-        rounding = 16 * EPS * self.dimension**0.5 * self.norm
+        if self.missing:  # a direction beyond those seen may go lower
+            return None
         if self.complete:
             return low - error, low + error
-        return min(self.lowest, low), low + rounding  # a Ritz value is never below the smallest eigenvalue
+        # A Ritz value is never below the smallest eigenvalue, up to what the operator itself is known to.
+        return min(self.lowest, low), low + self.uncertainty + arithmetic(self.dimension, self.norm)
+
+    def widened(self, uncertainty: float) -> Spectrum:
+        """The same with bounds for an operator that is known up to a symmetric change of this norm (Weyl)."""
+        return replace(
+            self, errors=self.errors + uncertainty, uncertainty=self.uncertainty + uncertainty,
+            lowest=None if self.lowest is None else self.lowest - uncertainty,
+        )  # fmt: skip
 
     def largest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The largest eigenvalues, descending, with their error bounds."""
@@ -142,7 +160,7 @@ class Counts:
     negative, positive : int
         Signs that are certain.
     marginal : int
-        Zero to working precision: |lambda| <= error and the error is at rounding level.
+        Exactly zero, by a symmetry or by their number; smallness alone makes no eigenvalue zero.
     undetermined : int
         Neither: the bound is too wide, or the eigenvalue was not computed.
     certified : bool
@@ -165,13 +183,11 @@ class Counts:
         values, errors = spectrum.eigenvalues, spectrum.errors
         negative = max(int((values < -errors).sum()), spectrum.at_least[0])
         positive = max(int((values > errors).sum()), spectrum.at_least[1])
-        close = np.abs(values) <= errors
-        marginal = (
-            int((close & (errors <= 1e-8 * spectrum.norm)).sum()) if spectrum.norm else int(close.sum())
-        )
-        rest = max(0, spectrum.dimension - negative - positive - marginal)
+        unsigned = max(0, spectrum.dimension - negative - positive)
+        marginal = min(spectrum.null, unsigned)
+        rest = unsigned - marginal + spectrum.missing
         most = [
-            known + rest if bound is None else min(bound, known + rest)
+            known + rest if bound is None else min(bound + spectrum.missing, known + rest)
             for known, bound in zip((negative, positive), spectrum.at_most, strict=True)
         ]
         return cls(negative, marginal, positive, rest, spectrum.complete and rest == 0, *most)
@@ -217,7 +233,7 @@ def certify(
     residuals = residual.norm(dim=0).cpu().numpy()
     norm = float(np.abs(values).max(initial=norm))
     defect = float((vectors.T @ vectors - torch.eye(len(values), device=vectors.device)).norm())
-    rounding = 4 * EPS * operator.dimension**0.5 * norm
+    rounding = arithmetic(operator.dimension, norm)
     if complete:
         # Weyl for the whole set at once: eigenvalues match one to one within the residual matrix.
         errors = np.full(len(values), float(residual.norm()) + norm * defect + rounding)

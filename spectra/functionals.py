@@ -67,6 +67,15 @@ class Linearisation(ABC):
         q, dimension = self.measure.points.shape
         return torch.zeros(q, 0, dimension, dtype=self.gradient.dtype, device=self.gradient.device)
 
+    def reached(self) -> Tensor:
+        """Coordinates of each particle in which some function of R has a slope, bool (q, D); default all."""
+        return torch.ones_like(self.measure.points, dtype=torch.bool)
+
+    @property
+    def null_count(self) -> int:
+        """Dimensions of fields that the second variation maps to exactly zero; default none known."""
+        return 0
+
 
 class Functional(ABC):
     """A smooth functional of measures that depends on finitely many potentials."""
@@ -84,6 +93,17 @@ class Functional(ABC):
     def convex(self) -> bool:
         """Whether L is convex, so that the interaction part is positive semi-definite; default: unknown."""
         return False
+
+    def metric(self) -> Functional | None:
+        """A functional whose interaction part is a positive definite form of all gradients of R.
+
+        The range of that part is T_R: it tells the rank without a matrix of gradients. Default: none known.
+        """
+        return None
+
+    def choices(self) -> list[Functional]:
+        """The same functional with other slopes where the potentials have kinks; default: no kinks."""
+        return []
 
     def value(self, measure: ParticleMeasure) -> float:
         """H[mu]."""
@@ -217,6 +237,14 @@ class Decayed(Functional):
     def convex(self) -> bool:
         return self.functional.convex
 
+    @override
+    def metric(self) -> Functional | None:
+        return self.functional.metric()
+
+    @override
+    def choices(self) -> list[Functional]:
+        return [Decayed(other, self.strength) for other in self.functional.choices()]
+
     def linearise(self, measure: ParticleMeasure) -> Linearisation:
         """Value, first and second variation of the decayed objective."""
         return _DecayedLinearisation(self.functional.linearise(measure), self.strength)
@@ -262,3 +290,12 @@ class _DecayedLinearisation(Linearisation):
     @override
     def symmetry_fields(self) -> Tensor:
         return self.inner.symmetry_fields()
+
+    @override
+    def reached(self) -> Tensor:
+        return self.inner.reached()
+
+    @property
+    @override
+    def null_count(self) -> int:
+        return 0 if self.strength else self.inner.null_count

@@ -88,6 +88,14 @@ class GroupTask(Functional):
     def convex(self) -> bool:
         return True  # squared errors and cross-entropy are convex in the outputs, which are linear in mu
 
+    @override
+    def metric(self) -> GroupTask:
+        """A squared error over all pairs, quadratic and definite in the outputs that span R."""
+        loss = "projected_mse" if self.projected or self.centred else "mse"
+        return GroupTask(
+            self.group, loss=loss, centred=self.centred, tied=self.tied, device=self.basis.device
+        )
+
     # -- coordinates ---------------------------------------------------------------------------------
 
     def embed(self, points: Tensor) -> Triple:
@@ -138,6 +146,10 @@ class GroupTask(Functional):
         per_pair = q * (0.24 * n + 3)
         gram = 5e5 + q * q * (0.28 * n + 8) + 0.45 * n * n * q
         return gram + (n * n - count) * per_pair < count * per_pair
+
+    def kink_width(self, measure: ParticleMeasure) -> Tensor | None:
+        """None: the square has no kink."""
+        return None
 
     @property
     def constant(self) -> float:
@@ -247,12 +259,19 @@ class GroupLinearisation(Linearisation):
             full = self.task.restrict(tuple(full.mT.chunk(3, dim=-1)))
         return full
 
+    def _sums(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a_j[x] + b_j[y]`` of all pairs, (q, n, n); those on a kink exactly zero."""
+        values = self.task.basis.to(a.dtype) * self.task.group.order**0.5
+        sums = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]
+        width = self.task.kink_width(self.measure)
+        return sums if width is None else torch.where(sums.abs() <= width[:, None, None], 0.0, sums)
+
     def potential_gradients(self) -> Tensor:
         """Gradients of all outputs ``c_k sigma(a[x] + b[y])`` (k a real character), which span span(R)."""
         task, q, n = self.task, len(self.measure), self.task.group.order
         a, b, c = task.embed(self.measure.points)
         values = task.basis * n**0.5
-        sums = (a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]
+        sums = self._sums(a, b)
         levels, rise = task.activation.value(sums), task.activation.slope(sums)
         keep = slice(int(task.projected or task.centred), None)
         channels = torch.eye(n, dtype=c.dtype, device=c.device)[keep]
@@ -282,11 +301,17 @@ class GroupLinearisation(Linearisation):
         change along ``(t a, t b, c / t^d)`` (activations without a degree have no such symmetry); only the
         sum of the means of a and b matters; and the projected loss does not see the mean of c.
         """
-        task, points = self.task, self.measure.points
-        blocks = list(points.chunk(2 if task.tied else 3, dim=1))
-        degree = task.activation.degree
-        fields = [] if degree is None else [torch.cat([*blocks[:-1], -degree * blocks[-1]], dim=1)]
-        width = blocks[0].shape[1]
+        degree, points = self.task.activation.degree, self.measure.points
+        fields = self._invisible()
+        if degree is not None:
+            blocks = list(points.chunk(2 if self.task.tied else 3, dim=1))
+            fields.append(torch.cat([*blocks[:-1], -degree * blocks[-1]], dim=1))
+        return torch.stack(fields, dim=1) if fields else super().symmetry_fields()
+
+    def _invisible(self) -> list[Tensor]:
+        """Moves that no function of R sees, however large, along an axis or two: (q, D) each."""
+        task, points, fields = self.task, self.measure.points, []
+        width = points.shape[1] // (2 if task.tied else 3)
         if not task.centred and not task.tied:
             shift = torch.zeros_like(points)
             shift[:, 0], shift[:, width] = 1, -1
@@ -295,4 +320,25 @@ class GroupLinearisation(Linearisation):
             mean = torch.zeros_like(points)
             mean[:, -width] = 1
             fields.append(mean)
-        return torch.stack(fields, dim=1) if fields else super().symmetry_fields()
+        return fields
+
+    @override
+    def reached(self) -> Tensor:
+        """Without the first layer of a neuron that has no c, and without all of one that is never active."""
+        task = self.task
+        a, b, c = task.embed(self.measure.points)
+        sums = self._sums(a, b).flatten(1)
+        rising = (task.activation.slope(sums) != 0).any(1) & (c != 0).any(1)
+        level = (task.activation.value(sums) != 0).any(1)
+        width = self.measure.dimension // (2 if task.tied else 3)
+        last = torch.arange(self.measure.dimension, device=a.device) >= self.measure.dimension - width
+        return torch.where(last, level[:, None], rising[:, None])
+
+    @property
+    @override
+    def null_count(self) -> int:
+        """Invisible moves of every neuron, and all moves of one at zero, where cubic potentials are flat."""
+        dimension, degree = self.measure.dimension, self.task.activation.degree
+        flat = degree is not None and degree >= 2 and not self.task.activation.kinked
+        dead = int((self.measure.points == 0).all(1).sum()) if flat else 0
+        return dead * dimension + (len(self.measure) - dead) * len(self._invisible())

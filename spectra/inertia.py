@@ -11,55 +11,63 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from spectra.eigen import EPS, Spectrum
+from spectra.complement import Complement
+from spectra.eigen import Spectrum
 from spectra.functionals import Linearisation
+from spectra.rounding import arithmetic
 
 LOCAL_BYTES = 3 * 2**30
 
 
-def local_eigenvalues(at: Linearisation) -> Tensor | None:
-    """Eigenvalues of ``Hess V(z_j)`` of every neuron, shape (q, D), or None where they do not fit.
+def local_eigenvalues(at: Linearisation, space: Complement | None = None) -> Tensor | None:
+    """Eigenvalues of ``Hess V(z_j)`` of every neuron, or None where they do not fit.
 
     Parameters
     ----------
     at : Linearisation
+    space : Complement, optional
+        Compress the blocks to what it leaves of each neuron.
 
     Returns
     -------
     Tensor or None
+        Shape (q D,), or as many as the complement has dimensions, in any order.
     """
     q, dimension = at.measure.points.shape
     if 4 * 8 * q * dimension**2 > LOCAL_BYTES:
         return None
-    return torch.linalg.eigvalsh(at.local_blocks())
+    blocks = at.local_blocks()
+    if space is None:
+        return torch.linalg.eigvalsh(blocks).reshape(-1)
+    return space.block_eigenvalues(blocks)
 
 
-def with_local_bounds(found: Spectrum, local: Tensor, *, removed: int = 0) -> Spectrum:
+def with_local_bounds(found: Spectrum, local: Tensor, *, uncertainty: float = 0.0) -> Spectrum:
     """A spectrum with what the local part proves about the eigenvalues that were not computed.
 
     Parameters
     ----------
     found : Spectrum
         Of the second variation of a functional with convex L, or of its compression to a subspace.
-    local : Tensor, shape (q, D)
-        From `local_eigenvalues` of the same functional at the same measure.
-    removed : int
-        Dimensions that the compression took away.
+    local : Tensor, shape (N,)
+        Eigenvalues of the local part in the same space, see `local_eigenvalues`.
+    uncertainty : float
+        What the local part is known to.
 
     Returns
     -------
     Spectrum
-        At most as many negative eigenvalues as the local part (interlacing keeps this in a subspace), at
-        least as many positive ones (less those removed), and the smallest one is not below the local one.
-        Signs are counted beyond rounding.
+        At most as many negative eigenvalues as the local part, at least as many positive ones, and the
+        smallest one is not below the local one. Local eigenvalues within rounding of zero may have either
+        sign, but for those that are exactly zero as those of the spectrum are.
     """
-    scale = max(found.norm, float(local.abs().max()))
-    rounding = 16 * EPS * found.dimension**0.5 * scale
-    negative = int((local < -rounding).sum())
-    positive = max(0, int((local > rounding).sum()) - removed)
+    scale = max(found.norm, float(local.abs().max())) if len(local) else found.norm
+    rounding = arithmetic(found.dimension, scale) + uncertainty
+    negative = int((local < rounding).sum()) - found.null
+    positive = int((local > rounding).sum())
     return dataclasses.replace(
         found,
         at_least=(found.at_least[0], max(found.at_least[1], positive)),
-        at_most=(negative, found.at_most[1]),
-        lowest=float(local.min()) - rounding,
+        at_most=(max(negative, 0), found.at_most[1]),
+        lowest=float(local.min()) - rounding if len(local) else None,
     )

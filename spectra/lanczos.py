@@ -19,6 +19,7 @@ from manifold.errors import InputError
 
 Product = Callable[[Tensor], Tensor]
 
+INDEPENDENT = 0.1  # of inner products: below this share of a unit vector, two vectors are one
 NOISE = 0.3  # of the last place of the norm: what rounding adds to an inner product of two vectors
 
 
@@ -151,7 +152,12 @@ class Lanczos:
         self._measured = k + 1
         gram = self._inner[:k, :k]
         compressed = self._inner[:k, : k + 1] @ self._coefficients[: k + 1, :k]
-        values, coordinates = eigh(0.5 * (compressed + compressed.T), 0.5 * (gram + gram.T))
+        # Vectors that depend on others, as they do once the space is all there is, are left out.
+        sizes, directions = eigh(0.5 * (gram + gram.T))
+        kept = sizes > INDEPENDENT
+        root = directions[:, kept] / np.sqrt(sizes[kept])
+        values, turned = eigh(root.T @ (0.5 * (compressed + compressed.T)) @ root)
+        coordinates = root @ turned
         return values, coordinates, self._residuals(coordinates)
 
     def vectors(self, coordinates: np.ndarray) -> Tensor:

@@ -10,7 +10,22 @@ from torch import Tensor
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import SQUARE, Activation, Square
+from spectra.activations import SQUARE, Activation, Polynomial, Square
+
+OUTPUT_LIMIT = 1e140  # its square, times n^2 q^2 of any network that fits in memory, is below 1e308
+
+
+def _coordinates(block: Tensor, basis: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Weights (n, q) in a basis whose first column is constant, times a factor, and sizes of rounding.
+
+    The mean is taken out first: only the constant column sees it, and large ones would drown the others.
+    """
+    mean = block.mean(0, keepdim=True)
+    rest = block - mean
+    points = rest.T @ basis
+    points[:, 0] += mean[0] * len(block) ** 0.5
+    scale = points.abs() + rest.norm(dim=0)[:, None]
+    return factor * points, factor * scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +78,19 @@ class GroupNetwork:
     def width(self) -> int:
         """Number q of neurons."""
         return self.a.shape[1]
+
+    @property
+    def largest(self) -> float:
+        """Largest modulus of a weight."""
+        return max(float(w.abs().max()) for w in (self.a, self.b, self.c) if w is not None)
+
+    @property
+    def overflow(self) -> float:
+        """Size of the weights beyond which squared outputs may overflow double precision."""
+        top = self.activation.degree or 1
+        if isinstance(self.activation, Polynomial):
+            top = len(self.activation.coefficients) - 1
+        return OUTPUT_LIMIT ** (1 / (top + 1))
 
     @property
     def tied(self) -> bool:
@@ -138,10 +166,15 @@ class GroupNetwork:
             when tied. Coordinates: all of a, then b, then c, in the order of ``group.real_columns``,
             with ``|z|^2 = |(a, b, c)|^2 / n``.
         """
-        basis = torch.as_tensor(self.group.real_basis, device=self.a.device)[:, int(centred) :]
+        basis = torch.as_tensor(self.group.real_basis, device=self.a.device)
         blocks = [self.a, self.c] if self.tied else [self.a, self.b, self.c]
-        scale = self.tau / self.group.order**0.5
-        return ParticleMeasure(torch.cat([scale * block.T @ basis for block in blocks], dim=1))
+        # Copies of a neuron get the same points to the last digit, whatever the order of a matrix product.
+        unique, copy = torch.unique(torch.cat(blocks), dim=1, return_inverse=True)
+        factor = self.tau / self.group.order**0.5
+        found = [_coordinates(block, basis, factor) for block in unique.chunk(len(blocks))]
+        keep = slice(int(centred), None)
+        points, scale = (torch.cat([x[:, keep] for x in part], dim=1) for part in zip(*found, strict=True))
+        return ParticleMeasure(points[copy], scale=scale[copy])
 
     def with_points(self, points: Tensor, *, centred: bool = False) -> GroupNetwork:
         """The network whose `measure` has these points (same group, scale and tying).

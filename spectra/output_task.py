@@ -15,6 +15,9 @@ from spectra.gram_terms import Term
 from spectra.group_task import GroupLinearisation, GroupTask
 from spectra.networks import GroupNetwork
 from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
+from spectra.rounding import EPS
+
+KINK_UNITS = 8  # units in the last place that a sum of coordinates is known to
 
 
 class OutputTask(Functional):
@@ -30,6 +33,7 @@ class OutputTask(Functional):
         The group, of order n.
     activation : Activation
         sigma. Atoms of its second derivative at kinks are not part of the second variation.
+        Sums that rounding does not tell from a kink are taken to be on it.
     gain : float
         See `spectra.networks.GroupNetwork.gain`.
     loss : str
@@ -88,9 +92,39 @@ class OutputTask(Functional):
         term = PairTerm(
             measure.weights, self.embed(measure.points), self.basis.to(measure.weights.dtype),
             torch.as_tensor(table, device=self.basis.device), self._output_loss, 1 / len(table),
-            activation=self.activation, gain=self.gain,
+            activation=self.activation, gain=self.gain, width=self.kink_width(measure),
         )  # fmt: skip
         return [(1.0, term)]
+
+    def kink_width(self, measure: ParticleMeasure) -> Tensor | None:
+        """What sums ``a_j[x] + b_j[y]`` are known to, shape (q,); None without a kink.
+
+        Weights that cancel exactly do so only up to rounding once they have been through Fourier coordinates.
+        """
+        if not self.activation.kinked:
+            return None
+        scale = measure.points.abs() if measure.scale is None else measure.scale
+        blocks = scale.chunk(2 if self.tied else 3, dim=1)
+        size = sum(block.norm(dim=1) for block in (blocks[0], blocks[0 if self.tied else 1]))
+        return KINK_UNITS * EPS * self.group.order**0.5 * size
+
+    @override
+    def choices(self) -> list[Functional]:
+        return [self._with(other) for other in self.activation.choices()]
+
+    def _with(self, activation: Activation) -> OutputTask:
+        return OutputTask(
+            self.group, activation, gain=self.gain, loss=self.loss, tied=self.tied, pairs=self.pairs,
+            device=self.basis.device,
+        )  # fmt: skip
+
+    @override
+    def metric(self) -> OutputTask:
+        """A squared error over all pairs, quadratic and definite in the outputs that span R."""
+        return OutputTask(
+            self.group, self.activation, gain=self.gain, loss="projected_mse" if self.projected else "mse",
+            tied=self.tied, device=self.basis.device,
+        )  # fmt: skip
 
     def linearise(self, measure: ParticleMeasure) -> GroupLinearisation:
         """Value, first and second variation at a measure of points of shape (q, D)."""

@@ -167,13 +167,16 @@ class PairTerm(Term):
         sigma.
     gain : float, optional
         Default ``1/(2n)``, that of quadratic networks.
+    width : Tensor, shape (q,), optional
+        Sums ``a[x] + b[y]`` no larger than this are taken for zero, where activations have their kink.
     """
 
     def __init__(
         self, weights: Tensor, neurons: Triple, basis: Tensor, pairs: Tensor, loss: OutputLoss,
         coefficient: float, *, activation: Activation = SQUARE, gain: float | None = None,
+        width: Tensor | None = None,
     ):  # fmt: skip
-        self.n = basis.shape[0]
+        self.n, self.width = basis.shape[0], width
         self.sigma, self.gain = activation, 1 / (2 * self.n) if gain is None else gain
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
@@ -210,6 +213,8 @@ class PairTerm(Term):
         sums = chunk.gather(
             self.a, self.b, self._scratch(chunk)[0]
         ).clone()  # sigma may return what it is given
+        if self.width is not None:
+            sums[sums.abs() <= self.width] = 0.0
         values, rises = self.sigma.value(sums), self.sigma.slope(sums)
         outputs = self.gain * values @ self._weighted_c.T
         slope = self.loss.gradient(outputs, chunk.target)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,31 +15,31 @@ from manifold.errors import InputError, TooLargeError
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
 from spectra.assembly import can_assemble
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
-from spectra.eigen import DENSE_LIMIT, EPS, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
+from spectra.long_lanczos import BASIS_BYTES
+from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
+from spectra.rounding import arithmetic, of_points, relative_rounding
 from spectra.single_precision import in_single_precision
-from spectra.small_end import prepare_small_end
+from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
-from spectra.variation import (
-    DeflatedVariation,
-    RestrictedVariation,
-    SecondVariation,
-    flat_operator,
-    tangent_space,
-)
+from spectra.tangent import tangent_space, tangent_space_of_metric
+from spectra.uncertainty import operator_uncertainty
+from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
 
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 240.0  # of an iteration nobody gave a limit for
+BESIDE = 64 * 2**20  # libraries loaded on the way (drawing, sparse solvers) and small tables
 SMALL_END_SHARE = 0.7  # of the time for a start of the small end; the rest is for the large end and proof
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 
@@ -52,7 +53,8 @@ class SpectrumPlan:
     operator : str
         ``wasserstein`` (second variation on vector fields), ``flat`` (L2 kernel) or ``chart`` (L'' alone).
     subspace : str
-        ``span`` (T_R, gradients of span(R)) or ``full``.
+        ``span`` (T_R, gradients of span(R)), ``full``, or ``complement``: what the symmetries of R leave. It
+        holds T_R and is equal to it unless gradients depend on each other, where that is too large to tell.
     side : str
         ``potentials`` or ``particles``: the smaller description of the space.
     dimension : int
@@ -62,7 +64,7 @@ class SpectrumPlan:
     count : int or None
         Eigenvalues at each end when not complete.
     memory : int
-        Predicted bytes.
+        Predicted bytes at the peak, beside the program.
     blocks : bool
         Complete by frequency blocks with Weyl's bound (see `spectra.blocks`).
     density : bool
@@ -73,6 +75,12 @@ class SpectrumPlan:
         Complete in span(R) without the matrix of gradients (see `spectra.span_compression`).
     seconds : float or None
         Rough time on one core, where that is known.
+    metric : bool
+        T_R from a form of its gradients instead of their matrix (see `Functional.metric`).
+    spare : int
+        Bytes that it may need in addition where the spectrum is hard; known only during the work.
+    program : int
+        Bytes that the process holds when the plan is made: libraries and the checkpoint.
     """
 
     operator: str
@@ -87,6 +95,9 @@ class SpectrumPlan:
     products: int | None = None
     moments: bool = False
     seconds: float | None = None
+    metric: bool = False
+    spare: int = 0
+    program: int = field(default_factory=resident_memory)
 
     @property
     def sentence(self) -> str:
@@ -103,7 +114,13 @@ class SpectrumPlan:
             work += f", about {max(1.0, self.seconds):,.0f} s on one core"
         return (
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
-            f"dimension {self.dimension:,}, {how}{work}, about {self.memory / 2**20:,.0f} MiB"
+            f"dimension {self.dimension:,}, {how}{work}, "
+            f"about {(self.memory + self.program) / 2**20:,.0f} MiB with the program"
+            + (
+                f", up to {self.spare / 2**20:,.0f} MiB more if the small end is crowded"
+                if self.spare
+                else ""
+            )
         )
 
 
@@ -131,7 +148,7 @@ class SpectrumResult:
     density : SpectralDensity or None
         Where only the density was asked for.
     functions : int
-        Largest rank that T_R could have: independent functions, or free directions of the particles.
+        Largest rank that T_R could have: independent functions, or free directions of distinct particles.
     """
 
     plan: SpectrumPlan
@@ -192,35 +209,64 @@ def plan_spectrum(
     if density:
         return _density_plan(operator, size, potentials)
     if operator == "flat":
-        return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
+        return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
         return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
     small, large = sorted((m, size))
     if subspace == "span":
-        memory = 8 * 4 * small * large + 8 * 4 * small * small
+        memory = dense_span_memory(small, large)
         if memory <= memory_limit and 6.0 * large * small * small < DENSE_WORK:
             side = "potentials" if m <= size else "particles"
             return SpectrumPlan(operator, "span", side, small, True, count, memory)
         if potentials is not None:
             raise TooLargeError(_too_large(m, size, memory))
+        if m > size and size <= DENSE_LIMIT and functional.metric() is not None:
+            memory = 8 * 6 * size * size
+            return SpectrumPlan(operator, "span", "particles", size, True, count, memory, metric=True)
         if count is None and m <= size:
             moments = _moments_plan(functional, measure, operator, memory_limit)
             return moments or _blocks_plan(
                 functional, measure, operator, memory_limit, _too_large(m, size, memory)
             )
-        subspace = "span" if m > size else "full"
-    if count is None:
-        subspace = "full"
+        subspace = "full" if m <= size or count is None else "complement"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
-    copies = 4 if size <= VECTORS_LIMIT else 2  # eigenvectors and work space, or the values alone
-    memory = 8 * copies * size * size if dense else 8 * size * 300 + 2**30
+    memory = dense_memory(size) if dense else krylov_memory(size, count)
     if dense and memory > memory_limit:
         return _blocks_plan(functional, measure, operator, memory_limit, (
             f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
             f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
         ))  # fmt: skip
-    return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
+    return SpectrumPlan(
+        operator, subspace, "particles", size, dense, count, memory, spare=0 if dense else BASIS_BYTES
+    )
+
+
+def dense_memory(size: int) -> int:
+    """Bytes at the peak of a dense spectrum: tables of N x N, and what every analysis needs beside them.
+
+    Measured at N = 3,150 and 6,300 with eigenvectors (8.9 and 8.5 tables: the matrix, the solver's copy and
+    work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
+    """
+    return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
+
+
+def krylov_memory(size: int, count: int) -> int:
+    """Bytes at the peak of block Lanczos: a single-precision basis, and blocks of the double-precision one.
+
+    Measured at N = 11,700 and 27,600: as much as a basis of `SCOUT` vectors. A small end that is a dense
+    cluster takes up to `BASIS_BYTES` more.
+    """
+    return min(BASIS_BYTES, 4 * size * SCOUT) + 8 * size * 16 * count + BESIDE
+
+
+def dense_span_memory(small: int, large: int) -> int:
+    """Bytes at the peak of a dense spectrum in span(R), of m potentials and N coordinates, sorted by size.
+
+    Measured at (1,210, 1,980) and (2,028, 3,900): 7.5 gradient matrices (made in parts, weighted, factored)
+    and 3 tables of the smaller side.
+    """
+    return 8 * (8 * small * large + 4 * small * small) + BESIDE
 
 
 def _density_plan(operator: str, size: int, potentials: Monomials | None) -> SpectrumPlan:
@@ -252,7 +298,7 @@ def _moments_plan(
     if not can_assemble(at):
         return None
     count, neurons = RestrictedMoments(at).count, len(measure)
-    memory = predicted_memory(count, neurons)
+    memory = predicted_memory(count, neurons) + BESIDE
     if memory > memory_limit:
         return None
     return SpectrumPlan(
@@ -319,42 +365,113 @@ def compute_spectrum(
     if plan.operator == "chart":
         found = chart_spectrum(functional)
         return SpectrumResult(plan, found, found.dimension, 0.0, 0, None, lambda vectors: vectors)
-    at = functional.linearise(measure)
     if plan.operator == "flat":
-        found = dense_spectrum(flat_operator(at))
-        return SpectrumResult(plan, found, None, 0.0, 0, None, lambda vectors: vectors)
-    full = SecondVariation(at)
+        return SpectrumResult(
+            plan, flat_spectrum(functional, measure, seed=seed), None, 0.0, 0, None, lambda vectors: vectors
+        )
+    if plan.subspace != "full":  # vector fields agree at copies of a neuron
+        measure, index = measure.distinct()
+        spread = partial(_spread, measure, index)
+    else:
+        spread = _same
+    full = SecondVariation(functional.linearise(measure))
     deflated = DeflatedVariation(full)
+    uncertainty = operator_uncertainty(functional, measure, seed=seed)
     if plan.density:
         density = spectral_density(full, seed=seed, progress=progress)
-        return SpectrumResult(
-            plan, _spectrum_of(density), None, 0.0, deflated.removed, None, lambda v: v, density
-        )
+        found = _spectrum_of(density, uncertainty, full.at.null_count)
+        return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, spread, density)
     if plan.moments:
         inside = compress_to_span(full, seed=seed, progress=progress)
+        functions = min(inside.functions, functional.potential_count, deflated.dimension)
+        found = dataclasses.replace(
+            inside.spectrum.widened(uncertainty), missing=max(0, functions - inside.rank)
+        )
         return SpectrumResult(
-            plan, inside.spectrum, inside.rank, inside.gap, deflated.removed, inside.leak, inside.lift,
-            functions=min(inside.functions, full.dimension - deflated.removed),
+            plan, found, inside.rank, inside.gap, deflated.removed, inside.leak,
+            lambda vectors: spread(inside.lift(vectors)), functions=functions,
         )  # fmt: skip
     if plan.subspace == "span" and plan.dense:
-        gradients = None if potentials is None else potentials.jacobian(measure.points)
-        space = tangent_space(full.weighted_gradients(gradients))
-        restricted = RestrictedVariation(full, space)
-        found = dense_spectrum(restricted)
-        leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
-        m = functional.potential_count if potentials is None else len(potentials)
-        return SpectrumResult(
-            plan, found, space.rank, space.gap, deflated.removed, leak, restricted.lift,
-            functions=min(m, full.dimension - deflated.removed),
-        )  # fmt: skip
-    found = _particle_spectrum(plan, functional, measure, full, deflated, seed, max_seconds, progress)
-    return SpectrumResult(plan, found, None, 0.0, deflated.removed, None, lambda vectors: vectors)
+        return _span_spectrum(plan, functional, full, deflated, potentials, uncertainty, spread, seed)
+    found = _particle_spectrum(
+        plan, functional, measure, full, deflated, uncertainty, seed, max_seconds, progress
+    )
+    lift = deflated.lift if plan.subspace == "complement" else _same
+    return SpectrumResult(
+        plan, found, None, 0.0, deflated.removed, None, lambda vectors: spread(lift(vectors))
+    )
 
 
-def _spectrum_of(density: SpectralDensity) -> Spectrum:
+def _same(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors
+
+
+def _spread(measure: ParticleMeasure, index: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Half-densities on distinct particles to those on all copies of them, (N, k), of the same norm."""
+    copies = torch.bincount(index, minlength=len(measure)).to(vectors)
+    fields = vectors.reshape(len(measure), measure.dimension, -1) / copies.sqrt()[:, None, None]
+    return fields[index].reshape(len(index) * measure.dimension, -1)
+
+
+def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int = 0) -> Spectrum:
+    """The complete flat spectrum, with what rounding of the points does to it.
+
+    Parameters
+    ----------
+    functional : Functional
+    measure : ParticleMeasure
+    seed : int
+        Of the moves that measure rounding.
+
+    Returns
+    -------
+    Spectrum
+        Exact zeros are those that the rank of the kernel, at most the number of potentials, leaves.
+    """
+    found = dense_spectrum(flat_operator(functional.linearise(measure)))
+    rounding = of_points(measure, lambda at: flat_operator(functional.linearise(at)).matrix, seed=seed)
+    seen = int((measure.points != 0).any(1).sum())
+    null = len(measure) - min(seen, functional.potential_count)  # the kernel has no larger rank
+    return dataclasses.replace(found.widened(rounding), null=null)
+
+
+def _span_spectrum(
+    plan: SpectrumPlan, functional: Functional, full: SecondVariation, deflated: DeflatedVariation,
+    potentials: Monomials | None, uncertainty: float, spread: Callable[[torch.Tensor], torch.Tensor],
+    seed: int,
+) -> SpectrumResult:  # fmt: skip
+    measure = full.at.measure
+    m = functional.potential_count if potentials is None else len(potentials)
+
+    def gradients(at: ParticleMeasure) -> torch.Tensor:
+        chosen = None if potentials is None else potentials.jacobian(at.points)
+        return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
+
+    if plan.metric:
+        metric = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
+        space = tangent_space_of_metric(metric, deflated.space, functions=m)
+    else:
+        table = gradients(measure)
+        noise = relative_rounding(measure, gradients, table)
+        space = tangent_space(table, deflated.space, functions=m, noise=noise)
+        del table
+    restricted = RestrictedVariation(full, space)
+    found = dense_spectrum(restricted)
+    leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
+    tilt = restricted.tilt_error(norm_bound(full, seed=seed)[0]) if space.tilt else 0.0
+    found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
+    if not np.isfinite(tilt):
+        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
+    return SpectrumResult(
+        plan, found, space.rank, space.gap, deflated.removed, leak,
+        lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
+    )  # fmt: skip
+
+
+def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:
     """No eigenvalue, but the counts that Ritz values prove: by interlacing, k below zero prove k."""
     nothing = np.zeros(0)
-    rounding = 16 * EPS * density.dimension**0.5 * density.norm
+    rounding = uncertainty + arithmetic(density.dimension, density.norm)
     carried = density.weights > 0
     at_least = tuple(
         int((carried & beyond).sum(1).max())
@@ -363,23 +480,23 @@ def _spectrum_of(density: SpectralDensity) -> Spectrum:
     return Spectrum(
         nothing, nothing, nothing, torch.zeros(density.dimension, 0, dtype=torch.float64), density.dimension,
         density.norm, False, "stochastic Lanczos quadrature", density.matvecs, True, Reason.DENSITY, at_least,
+        null=null, uncertainty=uncertainty,
     )  # fmt: skip
 
 
 def _particle_spectrum(
     plan: SpectrumPlan, functional: Functional, measure: ParticleMeasure, full: SecondVariation,
-    deflated: DeflatedVariation, seed: int, max_seconds: float, progress: Report | None,
+    deflated: DeflatedVariation, uncertainty: float, seed: int, max_seconds: float, progress: Report | None,
 ) -> Spectrum:  # fmt: skip
+    null = full.at.null_count
     if plan.blocks:
-        return blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed, progress=progress)
+        found = blocked_spectrum(full, frequency_blocks(functional, measure), seed=seed, progress=progress)
+        return dataclasses.replace(found.widened(uncertainty), null=null)
     if plan.dense:
-        return dense_spectrum(full)
-    inside = plan.subspace == "span"
-    if inside:
-        deflated.shift = 0.5 * power_norm(full, seed=seed)  # inside the spectrum, away from both ends
+        return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
+    inside = plan.subspace == "complement"
     operator = deflated if inside else full
-    removed = deflated.removed if inside else 0
-    local = local_eigenvalues(full.at) if functional.convex else None
+    local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()
     single = in_single_precision(operator, functional, measure)
@@ -391,10 +508,14 @@ def _particle_spectrum(
     found = block_spectrum(
         operator, count, seed=seed, max_seconds=max_seconds - (time.monotonic() - begin),
         start=torch.cat(starts, dim=1), precondition=small.precondition,
-        complete=large.complete + small.complete,
+        complete=large.complete + small.complete, uncertainty=uncertainty,
     )  # fmt: skip
     found = dataclasses.replace(
-        found, dimension=found.dimension - removed, matvecs=found.matvecs + small.products + large.products,
+        found.widened(uncertainty), matvecs=found.matvecs + small.products + large.products,
         method=f"{found.method}, {small.method}" if small.method else found.method,
+        null=0 if inside else null,
     )  # fmt: skip
-    return found if local is None else with_local_bounds(found, local, removed=removed)
+    if local is None:
+        return found
+    rounding = operator_uncertainty(functional, measure, parts=("local",), seed=seed)
+    return with_local_bounds(found, local, uncertainty=rounding)

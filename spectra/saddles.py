@@ -13,7 +13,8 @@ from manifold.errors import NotConvergedError
 from manifold.measures import ParticleMeasure
 from spectra.flow import FixedPoint, classify, gradient_norm
 from spectra.functionals import Decayed, Functional, Linearisation
-from spectra.variation import SecondVariation, tangent_space
+from spectra.tangent import tangent_space
+from spectra.variation import SecondVariation
 
 GROWTH, SHRINKAGE = 4.0, 0.25
 LARGEST_DAMPING = 1e6

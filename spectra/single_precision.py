@@ -34,8 +34,7 @@ def in_single_precision(
         return None
     single = SecondVariation(functional.linearise(ParticleMeasure(measure.points.float(), weights)))
     if isinstance(operator, DeflatedVariation):
-        single = DeflatedVariation(single)
-        single.shift = operator.shift
+        single = operator.on(single)
     return single if _agree(single, operator) else None
 
 

@@ -101,8 +101,9 @@ def prepare_small_end(
     if inverse is None or not isinstance(operator, DeflatedVariation):
         return SmallEnd(start, (), inverse, products, "elimination of c")
     return SmallEnd(
-        start, (), lambda r, values: operator.project(inverse(r, values)), products, "elimination of c"
-    )
+        start, (), lambda r, values: operator.project(inverse(operator.lift(r), values)), products,
+        "elimination of c",
+    )  # fmt: skip
 
 
 def _shifted_inverse(assembly: Assembly, lowest: float, uncertainty: float) -> Preconditioner | None:

@@ -31,12 +31,15 @@ from typing_extensions import override
 
 from manifold.errors import InputError
 from spectra.blocks import NEGLIGIBLE, USEFUL, Report, coupling_bound
-from spectra.eigen import EPS, Reason, Spectrum, dense_spectrum
+from spectra.eigen import VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
 from spectra.inertia import local_eigenvalues
 from spectra.restricted_moments import RestrictedMoments
+from spectra.rounding import EPS, SAFETY
+from spectra.tangent import UNCLEAR
 from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 
-TABLES = 4.5  # m x m tables of float64 at the peak
+TABLES = 4.5  # m x m tables of float64 at the peak, where no eigenvectors are computed
+TABLES_WITH_VECTORS = 11.5  # with them: measured 10.9 at m = 2,028
 PRODUCT_RATE, SOLVE_RATE = 2e10, 3e10  # flops in a second, on one core, for predictions only
 SOLVES = 5.0  # m^3 flops of the factor, the reduction and the eigenvalues, weighted by their rates
 REFINE = 1e-8  # of the norm: a larger error is worth r products with the operator
@@ -45,7 +48,8 @@ STEP = 512  # rows at once, where a table is rearranged in place
 
 def predicted_memory(count: int, neurons: int) -> int:
     """Bytes at the peak for m = count functions."""
-    return int(8 * (TABLES * count**2 + 6 * count * neurons))
+    tables = TABLES_WITH_VECTORS if count <= VECTORS_LIMIT else TABLES
+    return int(8 * (tables * count**2 + 6 * count * neurons))
 
 
 def predicted_seconds(count: int, neurons: int) -> float:
@@ -88,6 +92,17 @@ class SpanBasis:
         left = sizes[self.order[self.rank :]] - np.square(self.rest).sum(1)
         kept = float(self.triangle[-1, -1]) if self.rank else 0.0
         self.gap = float(np.sqrt(max(0.0, left.max(initial=0.0)))) / kept if kept else 0.0
+
+    @property
+    def tilt(self) -> float:
+        """Bound of the angle by which rounding of the fields Q turns their span away from T_R."""
+        if not self.rank:
+            return 0.0
+        inverse, failed = lapack.dtrcon(self.triangle, norm="1", uplo="L")
+        if failed or inverse == 0:
+            return float("inf")
+        angle = SAFETY * EPS / inverse  # the condition in the 1-norm: some times that in the 2-norm
+        return angle if angle < UNCLEAR else float("inf")
 
     def lift(self, vectors: Tensor) -> Tensor:
         """``Q v``: coordinates to half-densities along the particles, (r, k) to (N, k)."""
@@ -249,9 +264,12 @@ def compress_to_span(
     found = dense_spectrum(small)
     meter.solve(1, "all eigenvalues in span(R)")
     levels = local_eigenvalues(full.at)
+    leak = float(levels.max() - levels.min()) / 2
+    norm = found.norm + float(levels.abs().max())  # of the full operator: outside the span it is local
+    turned = 2 * basis.tilt * leak + 2 * basis.tilt**2 * norm
     return SpanCompression(
-        _with_error(found, apart, method, full.matvecs), moments.count, basis.rank, basis.gap,
-        float(levels.max() - levels.min()) / 2, basis.lift,
+        _with_error(found, apart, turned, method, full.matvecs), moments.count, basis.rank, basis.gap, leak,
+        basis.lift,
     )  # fmt: skip
 
 
@@ -272,15 +290,17 @@ def _apart(basis: SpanBasis, full: SecondVariation, small: DenseOperator, seed: 
     )
 
 
-def _with_error(found: Spectrum, apart: tuple[float, float], method: str, products: int) -> Spectrum:
+def _with_error(
+    found: Spectrum, apart: tuple[float, float], turned: float, method: str, products: int
+) -> Spectrum:
     """Add the error of what tells the eigenvalues of a small matrix C from those of L in the span of Q.
 
     With ``Q^T L Q = C + E`` and ``Q^T Q = 1 + F`` these are the eigenvalues of the pencil (C + E, 1 + F): by
     Weyl ``|lambda(C + E) - lambda(C)| <= |E|``, by Ostrowski ``lambda(C + E)`` is one of the pencil times a
-    number within |F| of 1.
+    number within |F| of 1. What turns the span away from T_R comes on top.
     """
     moved, skew = apart
-    error = (moved + skew * found.norm) / (1 - skew) if skew < 1 else np.inf
+    error = (moved + skew * found.norm) / (1 - skew) + turned if skew < 1 else np.inf
     useful = error <= USEFUL * found.norm
     return dataclasses.replace(
         found, errors=found.errors + error, method=f"{method}, {found.method}", matvecs=products,

@@ -13,8 +13,8 @@ from torch import Tensor
 from manifold.errors import TooLargeError
 from spectra.assembly import Assembly, Elimination, can_assemble
 from spectra.block_solvers import norm_bound
-from spectra.eigen import EPS
 from spectra.functionals import BOTH
+from spectra.rounding import arithmetic
 from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 
 MATRIX_BYTES = 5 * 2**30  # of the matrix and of its factor
@@ -66,8 +66,9 @@ class _Defect(SymmetricOperator):
 
 
 def count_signs(
-    operator: SymmetricOperator, *, removed: int = 0, seed: int = 0, memory_limit: int = MATRIX_BYTES
-) -> SignCounts:
+    operator: SymmetricOperator, *, null: int = 0, uncertainty: float = 0.0, seed: int = 0,
+    memory_limit: int = MATRIX_BYTES,
+) -> SignCounts:  # fmt: skip
     """Count the signs of all eigenvalues by factorisations F of ``A = L - s``, s = -shift and shift.
 
     F has the inertia of its block diagonal, and ``A F^-1 A`` has that of F (Sylvester's law). So F counts
@@ -80,8 +81,10 @@ def count_signs(
     Parameters
     ----------
     operator : SymmetricOperator
-    removed : int
-        Directions taken out of the operator, to which it gives a clearly positive eigenvalue.
+    null : int
+        Eigenvalues known to be exactly zero.
+    uncertainty : float
+        Norm of what the operator itself is known to, part of the error.
     seed : int
         Of the random starts that bound norms.
     memory_limit : int
@@ -104,7 +107,9 @@ def count_signs(
     else:
         operator = DenseOperator(operator.dense())
         factor = partial(_factored, operator.matrix)
-    rounding = 16 * EPS * n**0.5 * norm_bound(operator, seed=seed)[0]
+    rounding = arithmetic(n, norm_bound(operator, seed=seed)[0]) + uncertainty
+    if rounding == 0.0:  # the zero operator: no shift would ever be beyond its error
+        return SignCounts((0, 0), (0, 0), 0.0, 0.0, n)
     shift = 64 * rounding
     while True:
         lower, below = _negative(operator, factor, -shift, seed)
@@ -113,9 +118,8 @@ def count_signs(
         if error < shift:
             break
         shift = 4 * error
-    return SignCounts(
-        (lower, upper), (n - removed - upper, n - removed - lower), shift, error, n - removed
-    )  # fmt: skip
+    # Exact zeros are counted as negative at +shift and as positive at -shift.
+    return SignCounts((lower, upper - null), (n - upper, n - lower - null), shift, error, n)
 
 
 def _to_eliminate(operator: SymmetricOperator) -> Assembly | None:

@@ -8,7 +8,6 @@ symmetry: interaction blocks carry sqrt(w_j w_l), local blocks no factor. Eigenv
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ from typing_extensions import override
 
 from manifold.errors import InputError
 from spectra.assembly import Assembly, can_assemble
+from spectra.complement import Complement, complement_of_symmetries
 from spectra.functionals import BOTH, Linearisation
+from spectra.tangent import TangentSpace
 
 FIELD_BYTES = 4 * 2**20  # fields at once: temporaries beyond this are paid in page faults
 
@@ -52,7 +53,7 @@ class SymmetricOperator(ABC):
         if block.ndim != 2 or block.shape[0] != self.dimension:
             raise InputError(f"block: expected shape ({self.dimension}, k), got {tuple(block.shape)}")
         self.matvecs += block.shape[1]
-        return self._apply(block)
+        return self._apply(block) if block.shape[1] else block.clone()
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +147,7 @@ class SecondVariation(SymmetricOperator):
     def _fields(self, block: Tensor) -> Tensor:
         fields = block.T.contiguous().reshape(-1, *self.shape)
         image = self.at.product(fields, self.parts) if self._equal else self._weighted_product(fields)
-        return image.reshape(len(fields), -1).T
+        return image.reshape(len(fields), self.dimension).T
 
     def _weighted_product(self, fields: Tensor) -> Tensor:
         return self._root * self.at.product(fields / self._root, self.parts)
@@ -167,68 +168,6 @@ class SecondVariation(SymmetricOperator):
         return (self._root[:, :, None] * gradients).permute(0, 2, 1).reshape(self.dimension, -1)
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
-    """Orthonormal columns spanning the same space; columns that add nothing become zero."""
-    out = torch.zeros_like(columns)
-    for i in range(columns.shape[1]):
-        v = columns[:, i].clone()
-        for _ in range(2):  # twice is enough (Kahan)
-            v -= out @ (out.T @ v)
-        size = v.norm()
-        if size > 1e-12 * max(float(columns[:, i].norm()), 1e-300):
-            out[:, i] = v / size
-    return out
-
-
-@dataclass(frozen=True, eq=False)
-class TangentSpace:
-    """``T_R = {grad phi: phi in span(R)}`` in L2(mu), by an orthonormal basis of half-densities.
-
-    Parameters
-    ----------
-    basis : Tensor, shape (N, rank)
-        Orthonormal columns.
-    singular_values : Tensor, shape (k,)
-        Of the gradient matrix Phi, descending; their squares are the spectrum of ``K = E grad r grad r``.
-    coefficients : Tensor, shape (m, rank)
-        Functions of R whose gradients are the basis: ``Phi coefficients = basis``.
-    gap : float
-        First dropped singular value over the last kept one (0 if none was dropped): how clear the rank is.
-    """
-
-    basis: Tensor
-    singular_values: Tensor
-    coefficients: Tensor
-    gap: float
-
-    @property
-    def rank(self) -> int:
-        """Dimension of T_R."""
-        return self.basis.shape[1]
-
-
-def tangent_space(gradients: Tensor, *, tol: float | None = None) -> TangentSpace:
-    """Span of the columns of the gradient matrix by a rank-revealing SVD.
-
-    Parameters
-    ----------
-    gradients : Tensor, shape (N, m)
-        As `SecondVariation.weighted_gradients` makes it.
-    tol : float, optional
-        Relative cut of singular values; default ``max(N, m)`` units in the last place.
-
-    Returns
-    -------
-    TangentSpace
-    """
-    tol = max(gradients.shape) * np.finfo(np.float64).eps if tol is None else tol
-    left, sizes, right = torch.linalg.svd(gradients, full_matrices=False)
-    rank = int((sizes > tol * sizes[0]).sum()) if len(sizes) and sizes[0] > 0 else 0
-    gap = float(sizes[rank] / sizes[rank - 1]) if 0 < rank < len(sizes) else 0.0
-    coefficients = right[:rank].T / sizes[:rank]
-    return TangentSpace(left[:, :rank].contiguous(), sizes, coefficients, gap)
-
-
 class RestrictedVariation(DenseOperator):
     """Rayleigh-Ritz compression of the second variation to T_R: ``Q^T L Q``, dense.
 
@@ -240,6 +179,7 @@ class RestrictedVariation(DenseOperator):
         self.full, self.space = full, space
         self._image = full.apply(space.basis)
         super().__init__(space.basis.T @ self._image)
+        self._outside = self._image - space.basis @ (space.basis.T @ self._image)
 
     def lift(self, vectors: Tensor) -> Tensor:
         """Eigenvectors in T_R to half-densities along the particles, (rank, k) to (N, k)."""
@@ -247,40 +187,65 @@ class RestrictedVariation(DenseOperator):
 
     def leak(self, vectors: Tensor) -> Tensor:
         """Norm of the part of ``L v`` outside T_R, for unit vectors v in T_R; shape (k,)."""
-        image = self._image @ vectors
-        return (image - self.space.basis @ (self.space.basis.T @ image)).norm(dim=0)
+        return (self._outside @ vectors).norm(dim=0)
+
+    def tilt_error(self, norm: float) -> float:
+        """How far eigenvalues move when T_R turns by the angle that it is uncertain by.
+
+        A space turned by theta has ``cos Q + sin W`` as a basis, W orthonormal and orthogonal to Q, so the
+        compression changes by ``2 sin cos |W^T L Q| + 2 sin^2 |L|`` at most.
+
+        Parameters
+        ----------
+        norm : float
+            Of the full operator.
+        """
+        leak = float(torch.linalg.matrix_norm(self._outside, 2)) if self.dimension else 0.0
+        return 2 * self.space.tilt * leak + 2 * self.space.tilt**2 * norm
 
 
 class DeflatedVariation(SymmetricOperator):
-    """The second variation compressed to the complement of the symmetry directions.
+    """The second variation compressed to what the symmetries leave, in coordinates of that space.
 
-    When the particles are the smaller side (m >= q D minus the symmetries), T_R is that complement unless
-    R is degenerate at these particles, so this is the restriction to span(R) without any gradient matrix.
-    The directions taken out are given the eigenvalue ``shift``, so that they do not show at an end.
+    T_R lies in it. When the particles are the smaller side (m >= q D minus the symmetries) it is all of it,
+    unless gradients of R depend on each other at these particles: span(R) without any gradient.
+
+    Parameters
+    ----------
+    full : SecondVariation
+    space : Complement, optional
+        Default: the complement of the symmetry directions of R, without particles that no gradient reaches.
     """
 
-    shift: float = 0.0
+    def __init__(self, full: SecondVariation, space: Complement | None = None):
+        self.full = full
+        self.space = complement_of_symmetries(full.at) if space is None else space
+        self.dimension = self.space.dimension
 
-    def __init__(self, full: SecondVariation):
-        self.full, self.dimension = full, full.dimension
-        fields = full.at.symmetry_fields()
-        self.basis = torch.stack([_orthonormal(f.T) for f in fields])  # (q, D, g)
-        self.removed = int((self.basis.square().sum(1) > 0.5).sum())
+    @property
+    def removed(self) -> int:
+        """Directions taken out."""
+        return self.full.dimension - self.dimension
 
     @property
     def device(self) -> torch.device:
         """Device of the measure."""
         return self.full.device
 
+    def on(self, full: SecondVariation) -> DeflatedVariation:
+        """The same coordinates for another operator, for instance one in single precision."""
+        return DeflatedVariation(full, self.space.to(full.at.measure.points.dtype))
+
+    def lift(self, block: Tensor) -> Tensor:
+        """Coordinates to half-densities, (M, k) to (N, k)."""
+        return self.space.lift(block)
+
     def project(self, block: Tensor) -> Tensor:
-        """Remove the symmetry directions from a block (N, k)."""
-        shaped = block.reshape(*self.full.shape, -1)
-        inner = torch.einsum("jdg,jdk->jgk", self.basis, shaped)
-        return (shaped - torch.einsum("jdg,jgk->jdk", self.basis, inner)).reshape(block.shape)
+        """Half-densities to coordinates, (N, k) to (M, k); the adjoint of `lift`."""
+        return self.space.project(block)
 
     def _apply(self, block: Tensor) -> Tensor:
-        inside = self.project(block)
-        return self.project(self.full.apply(inside)) + self.shift * (block - inside)
+        return self.project(self.full.apply(self.lift(block)))
 
 
 def flat_operator(at: Linearisation) -> DenseOperator:

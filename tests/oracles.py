@@ -3,6 +3,7 @@
 Why each exists:
 - `naive_outputs`, `naive_loss`: the network as a user would write it in plain torch.
 - `dense_hessian`: reverse-over-reverse autodiff of any scalar, the reference of every product.
+- `extended_hessian`: Hessian and gradients of the outputs in 80-bit arithmetic, for questions of rounding.
 - `loss_by_potentials`: the loss rebuilt from the complex monomial potentials by explicit loops.
 """
 
@@ -110,3 +111,37 @@ def loss_by_potentials(
         term += 0.25 * abs(means + total(za, zero, k) + total(zb, zero, k)) ** 2
         loss += term / n
     return loss
+
+
+def extended_hessian(a: Tensor, b: Tensor, c: Tensor, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of the projected MSE on a cyclic group, parameters in the order a[x, j], b[y, j], c[k, j].
+
+    Returns the Hessian (3 n q, 3 n q) and the gradients of the projected outputs (n^3, 3 n q), 80 bit.
+    """
+    a, b, c = (w.numpy().astype(np.longdouble) for w in (a, b, c))
+    n, q = a.shape
+    size = 3 * n * q
+    hessian, rows = np.zeros((size, size), np.longdouble), []
+    neuron = np.arange(q)
+    for x in range(n):
+        for y in range(n):
+            at_a, at_b = x * q + neuron, n * q + y * q + neuron
+            u = a[x] + b[y]
+            slope = np.zeros((n, size), np.longdouble)
+            for k in range(n):
+                slope[k, at_a] = slope[k, at_b] = 2 * scale * c[k] * u
+                slope[k, 2 * n * q + k * q + neuron] = scale * u**2
+            slope -= slope.mean(0)
+            residual = scale * (c @ u**2)
+            residual[(x + y) % n] -= 1
+            residual -= residual.mean()
+            hessian += 2 * slope.T @ slope / n**2
+            for k in range(n):
+                at_c, push = 2 * n * q + k * q + neuron, 2 * residual[k] / n**2
+                for i in (at_a, at_b):
+                    for j in (at_a, at_b):
+                        hessian[i, j] += push * 2 * scale * c[k]
+                    hessian[i, at_c] += push * 2 * scale * u
+                    hessian[at_c, i] += push * 2 * scale * u
+            rows.append(slope)
+    return hessian, np.concatenate(rows)

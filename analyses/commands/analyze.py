@@ -70,6 +70,11 @@ def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
     return count
 
 
+def count_of(text: str) -> int | None:
+    """The number that ``--eigenvalues`` asks for; None for a word."""
+    return int(text) if text.isdecimal() else None
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
 
@@ -157,7 +162,7 @@ def register(app: typer.Typer) -> None:
         )  # fmt: skip
         subject = subject_of(checkpoint, chosen, run, centred=centred, pairs=pairs, device=device)
         question = Question(
-            operator, subspace, potentials, None if eigenvalues in {"all", "density"} else int(eigenvalues), refine, tolerance, seed,
+            operator, subspace, potentials, count_of(eigenvalues), refine, tolerance, seed,
             density=eigenvalues == "density",
         )  # fmt: skip
         net = subject.network

@@ -25,7 +25,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.commands.values import MOST_WORKERS, filled, real, whole
+from analyses.commands.values import MOST_WORKERS, converted, filled, group_name, real, whole
 from manifold.errors import InputError
 
 MOST_TRIALS = 10**6  # risks of all of them are kept
@@ -115,7 +115,7 @@ def complexity(
     regimes: Annotated[bool, typer.Option("--regimes", help="Also the other regimes (minutes).")] = False,
     network: Annotated[bool, typer.Option("--network", help="Also the network's own curve.")] = False,
     group: Annotated[
-        str, typer.Option(help="Group of the network's task.", **filled("a group such as Z11"))
+        str, typer.Option(help="Group of the network's task.", **converted(group_name, "GROUP"))
     ] = "Z11",
     workers: Annotated[int, typer.Option(help="Parallel processes.", **whole(1, MOST_WORKERS))] = 1,
     dask: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.layout_options import GroupOption, choose_layout
+from analyses.commands.layout_options import ActivationOption, GroupOption, choose_layout
 from analyses.commands.options import (
     Device,
     DryRun,
@@ -72,6 +72,7 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(help="Memory a product may take, MiB.", **whole(1))
         ] = MEMORY_LIMIT >> 20,
         group: GroupOption = None,
+        activation: ActivationOption = None,
         json: Json = False,
         force: Force = False,
         seed: Seed = 0,
@@ -86,7 +87,7 @@ def register(app: typer.Typer) -> None:
         """
         check_export_name(out)
         check_outputs(out, force=force)
-        subjects = [_subject(path, group, device, quiet) for path in (first, second)]
+        subjects = [_subject(path, group, activation, device, quiet) for path in (first, second)]
         say(_plan(operation.value, subjects), quiet=quiet)
         if dry_run:
             return
@@ -117,9 +118,9 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(1)
 
 
-def _subject(path: Path, group: str | None, device: str, quiet: bool) -> Subject:
+def _subject(path: Path, group: str | None, activation: str | None, device: str, quiet: bool) -> Subject:
     checkpoint, run = read_target(path)
-    layout = choose_layout(checkpoint, run, group=group, quiet=quiet)
+    layout = choose_layout(checkpoint, run, group=group, activation=activation, certain=True, quiet=quiet)
     if layout.activation != "square":
         raise LayoutError(f"{path}: activation {layout.activation}; only quadratic networks add and multiply")
     return subject_of(checkpoint, layout, run, device=device)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands.options import DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
-from analyses.commands.values import filled, whole
+from analyses.commands.values import converted, group_name, whole
 from analyses.exports import check_export_name, write_network
 from analyses.order_parameters import plain_projected_mse
 from analyses.studies import provenance
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
     def constructing(
         name: Annotated[Construction, typer.Argument(help="Which formula.")],
         out: Annotated[Path, typer.Option(help="File to write: .pt or .safetensors.")],
-        group: Annotated[str, typer.Option(help="Such as Z23 or Z3xZ5.", **filled("a group such as Z23"))],
+        group: Annotated[str, typer.Option(help="Such as Z23 or Z3xZ5.", **converted(group_name, "GROUP"))],
         neurons: Annotated[
             int | None,
             typer.Option(help="Width of cosine (default: 512) and partial (default: 8).", **whole(1)),

@@ -19,6 +19,7 @@ from analyses.commands.layout_options import (
     OutputScaleOption,
     StepPattern,
     TensorOptions,
+    UncertainLayoutError,
     choose_layout,
 )
 from analyses.commands.options import (
@@ -35,10 +36,11 @@ from analyses.commands.options import (
 )
 from analyses.commands.values import MOST_STEP, whole
 from analyses.exports import check_export_name, write_checkpoint
-from analyses.layouts import Layout, Weights
+from analyses.layouts import Layout
 from analyses.reading.text import path_text
 from analyses.runs import Run, left_out_lines, read_target
 from analyses.studies import provenance
+from analyses.weights import Weights
 from manifold.errors import LayoutError
 
 EPILOG = """
@@ -132,8 +134,10 @@ def _layout_and_weights(
     checkpoint: Checkpoint, run: Run | None, options: dict[str, Any], *, needed: bool, quiet: bool
 ) -> tuple[Layout | None, Weights | None]:
     try:
-        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, certain=True, **options)
         return chosen, chosen.weights(checkpoint)
+    except UncertainLayoutError:
+        raise
     except LayoutError:
         if needed:
             raise

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from analyses.commands.analyze import count_text
+from analyses.commands.analyze import count_of, count_text
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -187,7 +188,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("--workers and --dask: give one of them")
         run = with_told(Run.open(run_dir, step_pattern=step_pattern), weight_decay, decay_kind, train_pairs)
         question = SpectralQuestion(
-            operator, subspace, None if eigenvalues == "all" else int(eigenvalues), centred, seed, device, potentials=potentials,
+            operator, subspace, count_of(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
         )  # fmt: skip
         extras = StudyPlan(
@@ -246,7 +247,7 @@ def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subj
 
 
 def _summary(document: dict[str, Any]) -> str:
-    lines = _table(document)
+    lines = [*_notes(document), *_table(document)]
     kinds, motion = document["kinds"], document["monotone"]
     lines += [
         f"visits to zero: {kinds['crossing']} crossings, {kinds['touch']} touches, "
@@ -279,6 +280,13 @@ def _summary(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _notes(document: dict[str, Any]) -> list[str]:
+    """Warnings and notes before the table."""
+    warnings = document["warnings"]
+    rest = [f"note: {note}" for note in document["notes"] if note not in warnings]
+    return [*(f"warning: {warning}" for warning in warnings), *rest]
+
+
 def _table(document: dict[str, Any]) -> list[str]:
     """Counts per step; two-sided bounds where not every sign is known."""
     row = "{:>10} {:>11} {:>7} {:>13} {:>9} {:>13}"
@@ -298,6 +306,8 @@ def _table(document: dict[str, Any]) -> list[str]:
 def _motion_line(name: str, found: dict[str, Any]) -> str:
     if found["constant"]:
         return f"{name}: constant (the loss is quadratic in the potentials)"
+    if not np.isfinite(found["fraction_nonincreasing_hessian"]):
+        return f"{name}: no move to follow"
     return (
         f"{name}: {found['fraction_nonincreasing_hessian']:.3f} of the moves do not increase Hessian, "
         f"{found['fraction_nonincreasing_jacobian']:.3f} not Jacobian eigenvalues"
@@ -311,7 +321,8 @@ def _certified_line(found: dict[str, Any]) -> str:
     apart = f"{found['symmetries']} symmetries apart; " if found["symmetries"] else ""
     return (
         f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
-        f"{found['dimension']} moves of the neurons ({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
+        f"{found['dimension']} moves of the neurons "
+        f"({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
     )
 
 

@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
             checkpoint,
             known.group if known and group is None else group,
             activation=known.activation if known and activation is None else activation,
+            loss=known.loss if known else None,
         )
         document = _document(checkpoint, known, guess)
         document["skipped"] = run.left_out if run is not None else {}
@@ -83,10 +84,23 @@ def _document(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None)
         "ignored": checkpoint.ignored,
         "notes": list(checkpoint.notes),
         "layout": known.to_dict() if known else None,
-        "guess": guess.layout.to_dict() if guess else None,
-        "guess_confidence": guess.confidence if guess else None,
+        "guess": _guess(guess) if guess else None,
+        "guess_confidence": guess.confidence.value if guess else None,
         "guess_accuracy": guess.accuracy if guess else None,
         "guess_reason": guess.reason if guess else None,
+    }
+
+
+def _guess(guess: Guess) -> dict[str, Any]:
+    """The guess: its layout, once as an entry and once (as in the first version) field by field."""
+    layout = guess.layout.to_dict()
+    return {
+        **layout,
+        "layout": layout,
+        "confidence": guess.confidence.value,
+        "rivals": list(guess.rivals),
+        "unused": list(guess.unused),
+        "notes": [*guess.doubts, *guess.remarks],
     }
 
 
@@ -114,6 +128,10 @@ def _summary(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) 
         )
     else:
         lines += [f"guessed layout ({guess.confidence}: {guess.reason}):", _indented(guess.layout)]
+        if guess.rivals:
+            lines.append(f"fit as well: {', '.join(guess.rivals)} (--activation decides)")
+        lines += [f"not certain: {doubt}" for doubt in guess.doubts]
+        lines += [f"note: {remark}" for remark in guess.remarks]
     return "\n".join(lines)
 
 

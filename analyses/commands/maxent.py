@@ -45,6 +45,7 @@ from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
 from analyses.reading.text import path_text
 from analyses.runs import Run, left_out_lines, read_target
+from analyses.subjects import subject_of
 from manifold.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -266,7 +267,13 @@ def _of_path(
                     _passed_over(current, error, bad, skip_bad)
                     continue
             a, b, c = (z.numpy() for z in network.coefficients())
-            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            try:
+                lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            except InputError:
+                if current == steps[-1]:
+                    raise
+                lifts = []  # its place in the trajectory stays empty
+                say(f"step {current}: no neuron has weight, nothing is fitted there")
             if not trajectory:
                 chosen_k = {lift.k for lift in lifts[:frequencies]}
             found = []
@@ -278,10 +285,14 @@ def _of_path(
             trajectory.append({"step": current, "fits": found})
     trajectory.reverse()
     fits = trajectory[-1]["fits"]
+    warnings = subject_of(checkpoint, chosen, run).warnings(chosen.network(checkpoint).accuracy())
     document: dict[str, Any] = {
         "checkpoint": {
             "path": path_text(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256,
         },
+        "layout": chosen.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *chosen.origin.notes],
         "base": base, "symbols": symbols, "fits": fits,
         "skipped": {str(at): bad[at] for at in sorted(bad)} | (run.left_out if run is not None else {}),
     }  # fmt: skip

@@ -226,6 +226,7 @@ def check_outputs(
         if path.is_dir():
             raise InputError(f"{path} is a folder: expected the name of a file to write")
         check_free(path, force)
+        check_free(path.resolve(), force)
         _check_folder(path.parent, path)
     if len({path.resolve() for path in files}) < len(files):
         raise InputError(f"{files[-1]}: two outputs have the same name; give each its own")
@@ -241,17 +242,30 @@ def _literal(name: str) -> str:
 
 
 def _check_tables(folder: Path, force: bool) -> None:
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file; name a folder for the tables")
-    _check_folder(folder, folder)
+    check_folder(folder)
     if folder.is_dir() and not force and any(folder.glob("*.csv")):
         raise OutputExistsError(
             f"{folder} holds tables already; give --force to replace them, or another folder"
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder for results that cannot be made or written.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is a file.
+    OutputError
+        If it cannot be written.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder")
+    _check_folder(folder, folder)
+
+
 def _check_folder(folder: Path, output: Path) -> None:
-    """Whether an output can be made in a folder: it, or the nearest one above it that is there, takes files."""
+    """Whether an output can be made in a folder: it, or the nearest one above that is there, takes files."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import xarray as xr
 
 from analyses.checkpoint import Question, analyze, unfinished
 from analyses.commands.crossings import last_usable
@@ -91,9 +92,10 @@ def register(app: typer.Typer) -> None:
         if path.is_file():
             page = out if out is not None else path.with_suffix(".html")
             check_outputs(force=force, report=page, figure_format=figure_format)
+            study = read_study(path)
             say(f"plan: read {path}, write {page}", quiet=quiet)
             if not dry_run:
-                _reopen(path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
+                _reopen(study, path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
             return
         run = Run.open(path, step_pattern=step_pattern)
         page = out if out is not None else path / "report.html"
@@ -113,7 +115,8 @@ def register(app: typer.Typer) -> None:
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
         skipped = document_of(trajectory)["skipped"]
         document |= {"steps": trajectory.step.values.tolist(), "skipped": skipped}
-        summary = "\n".join([f"report: {page}", *left_out_lines(skipped)])
+        warnings = [f"warning: {warning}" for warning in found.document["warnings"]]
+        summary = "\n".join([*warnings, f"report: {page}", *left_out_lines(skipped)])
         deliver(
             document, study=None, out=None, csv=None, json=json, force=force, summary=summary,
             quiet=quiet, report=page, pages=[trajectory, found.dataset], figure_format=figure_format,
@@ -121,11 +124,12 @@ def register(app: typer.Typer) -> None:
         )  # fmt: skip
 
 
-def _reopen(path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool) -> None:
+def _reopen(
+    study: xr.Dataset, path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool
+) -> None:
     """The page of a study that is on disk."""
     from analyses.report import section_of
 
-    study = read_study(path)
     kind = study.attrs.get("study")
     try:
         section_of(study)

@@ -26,7 +26,7 @@ from analyses.commands.options import (
 )
 from analyses.commands.values import filled, whole
 from analyses.sections import document_of
-from analyses.temperature import ThermalQuestion, heat, parse_grid
+from analyses.temperature import ThermalQuestion, heat, parse_grid, sentence
 from manifold.errors import InputError
 
 EPILOG = """
@@ -137,9 +137,13 @@ def _summary(document: dict[str, Any]) -> str:
             f"lowest second variation {branch['second_variation'][first][0]:.4g} .. "
             f"{branch['second_variation'][last][0]:.4g}, symmetry zeros {branch['symmetry_zeros'][first]}"
         )
-    lines += [
-        f"transition of the {one['kind']} state: {one['T_low']:.9g} < T < {one['T_high']:.9g} "
-        f"({'stable above' if one['direction'] == 'up' else 'stable below'})"
-        for one in document["critical"]
-    ] or ["no state changes its stability on this grid"]
+        if None in [branch["error"][i] for i in there] or not all(
+            np.isfinite([branch["error"][i] for i in there])
+        ):
+            lines.append(
+                "  too near a transition for a bound at some of these temperatures: undetermined there"
+            )
+    lines += [sentence(one) for one in document["critical"]] or [
+        "no state changes its stability on this grid"
+    ]
     return "\n".join(lines)

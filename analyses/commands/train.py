@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, deliver, progress_bar, say
-from analyses.commands.values import MOST_STEPS, filled, one_of, real, whole
+from analyses.commands.options import (
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Quiet,
+    Seed,
+    check_folder,
+    deliver,
+    progress_bar,
+    say,
+)
+from analyses.commands.values import MOST_STEPS, converted, group_name, one_of, real, whole
 from analyses.training import OPTIMIZERS, SCHEDULES, TrainingPlan, save_steps, train
+from manifold.groups import FiniteAbelianGroup
 from spectra.group_task import LOSSES
 from spectra.networks import GroupNetwork
 
@@ -31,7 +43,7 @@ def register(app: typer.Typer) -> None:
     def command(
         run_dir: Annotated[Path, typer.Argument(help="Folder for run.json and checkpoints/.")],
         group: Annotated[
-            str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.", **filled("a group such as Z23"))
+            str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.", **converted(group_name, "GROUP"))
         ],
         width: Annotated[int, typer.Option(help="Number q of neurons.", **whole(1))] = 256,
         loss: Annotated[str, typer.Option(help=" | ".join(LOSSES), **one_of(LOSSES))] = "projected_mse",
@@ -95,6 +107,7 @@ def register(app: typer.Typer) -> None:
             labels=seed if shuffle_labels else None,
         )  # fmt: skip
         say(describe(plan, save_every), quiet=quiet)
+        check_folder(run_dir)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
@@ -109,7 +122,8 @@ def register(app: typer.Typer) -> None:
 
 def describe(plan: TrainingPlan, save_every: int | None) -> str:
     """The plan line: sizes, method, memory."""
-    n, q = plan.initial().group.order, plan.width
+    plan.check_memory()
+    n, q = FiniteAbelianGroup.parse(plan.group).order, plan.width
     gram = plan.task().uses_gram_form(q)
     form = f"{q} x {q} Gram products" if gram else "outputs in chunks"
     mib = (8 * q * q * 9 if gram else 8 * n * n * min(q, 4096)) / 2**20
@@ -124,7 +138,9 @@ def describe(plan: TrainingPlan, save_every: int | None) -> str:
 def outcome(plan: TrainingPlan, tensors: dict) -> dict:
     """Loss and accuracy of the last checkpoint."""
     b = None if plan.tied else tensors["w_b"]
-    net = GroupNetwork(plan.initial().group, tensors["w_a"], b, tensors["w_c"], plan.output_scale)
+    net = GroupNetwork(
+        FiniteAbelianGroup.parse(plan.group), tensors["w_a"], b, tensors["w_c"], plan.output_scale
+    )
     return {
         "loss": plan.task().value(net.measure(centred=plan.centred)),
         "loss_name": plan.loss,

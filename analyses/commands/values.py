@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from manifold.errors import InputError
+
 MOST_SEED = 2**32 - 1  # what every library below takes
 MOST_STEP = 10**18  # of training
 MOST_STEPS = 10**9  # that anyone trains for
@@ -91,6 +93,17 @@ def filled(what: str) -> dict[str, Any]:
         return text
 
     return {"parser": words, "metavar": "TEXT"}
+
+
+def group_name(text: str) -> str:
+    """The name of a finite Abelian group, as it was given."""
+    from manifold.groups import FiniteAbelianGroup
+
+    try:
+        FiniteAbelianGroup.parse(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error).removeprefix("group: ")) from error
+    return text
 
 
 def device(text: str) -> str:

@@ -234,11 +234,12 @@ def summary(document: dict[str, Any]) -> str:
     lines = [found["statement"]]
     titles = {
         "holds": "Holds",
+        "undecided": "Undecided",
         "slack": "Slack",
         "excluded": "Excluded by the data",
         "notes": "Notes",
     }
     for key, title in titles.items():
-        if found[key]:
+        if found.get(key):
             lines += ["", f"{title}:"] + [f"  - {sentence}" for sentence in found[key]]
     return "\n".join(lines)

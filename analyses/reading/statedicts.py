@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from analyses.reading.pickles import wanted
 from analyses.reading.sources import FLOATING, Content, StoredTensor
 from analyses.reading.text import shown
 from analyses.reading.trees import EPOCH_NAMES, STEP_NAMES, Kind, Node, tree_of
+from analyses.reading.words import WORDS_KEY, words_beside
 from manifold.errors import CheckpointError, UntrustedCheckpointError
 
 # Where trainers put the state dict, in the order they are tried.
@@ -89,6 +91,9 @@ def select_state(content: Content, selector: str | None = None) -> State:
     step, epoch = _number(path, STEP_NAMES), _number(path, EPOCH_NAMES)
     if step is None and epoch is None:
         step = _numbered(path)
+    words = words_beside(raw, METADATA_KEY)
+    if words:
+        metadata[WORDS_KEY] = json.dumps(words)
     return State(tensors, _bounded(ignored), step, epoch, metadata)
 
 

@@ -1,5 +1,7 @@
 """Second variation, restriction to span(R), spectra and refinement against dense references."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,13 @@ from spectra.functionals import Decayed, PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.potentials import group_monomials
+from spectra.tangent import tangent_space
 from spectra.variation import (
     DeflatedVariation,
     DenseOperator,
     RestrictedVariation,
     SecondVariation,
     flat_operator,
-    tangent_space,
 )
 from tests import oracles
 
@@ -69,7 +71,9 @@ def test_spectrum_equals_that_of_the_raw_hessian(orders, centred):
         dense = lift.T @ dense @ lift
     expected = torch.linalg.eigvalsh(dense).numpy()
     task = GroupTask(group, centred=centred)
-    found = dense_spectrum(SecondVariation(task.linearise(net.measure(centred=centred))))
+    at = task.linearise(net.measure(centred=centred))
+    assert at.null_count == (0 if centred else 2 * q)  # the mean of c, and a + t, b - t
+    found = dataclasses.replace(dense_spectrum(SecondVariation(at)), null=at.null_count)
     assert np.abs(found.eigenvalues - expected).max() < 1e-11 * np.abs(expected).max()
     assert found.counts.certified
     assert found.errors.max() < 1e-10 * found.norm
@@ -95,7 +99,7 @@ def test_mp_critical_points_have_their_whole_spectrum_in_span_r(orders, rank, ce
     deflated = DeflatedVariation(full)
     assert deflated.removed == len(point.measure) * (1 if centred else 3)
     inside = torch.eye(full.dimension, dtype=torch.float64)
-    directions = inside - deflated.project(inside)
+    directions = inside - deflated.lift(deflated.project(inside))
     assert full.apply(directions).norm() < 1e-7
     assert (space.basis.T @ directions).norm() < 1e-10
 
@@ -175,7 +179,11 @@ def test_error_bounds_hold_and_signs_are_not_overclaimed():
     )[0]
     found = dense_spectrum(DenseOperator(rotation @ torch.diag(values) @ rotation.T))
     assert (np.abs(found.eigenvalues - values.numpy()) <= found.errors).all()
-    assert (found.counts.negative, found.counts.marginal, found.counts.positive) == (1, 3, 2)
+    counts = found.counts
+    assert (counts.negative, counts.marginal, counts.positive, counts.undetermined) == (1, 0, 2, 3)
+    assert not counts.certified  # nothing says that the three small ones are zero
+    known = dataclasses.replace(found, null=3).counts
+    assert (known.negative, known.marginal, known.positive, known.certified) == (1, 3, 2, True)
 
 
 def test_nan_in_the_operator_is_refused():
@@ -267,3 +275,18 @@ def test_flow_reduces_the_loss_like_an_exponential_near_a_minimum():
     (end,) = gradient_flow(functional, start, [time], rtol=1e-9, atol=1e-14)
     left = ((end.points - point.measure.points) * mode).sum() / size
     assert float(left) == pytest.approx(np.exp(-rate * time), rel=1e-3)
+
+
+def test_the_gap_of_a_rank_is_the_first_size_dropped_over_the_last_kept():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (9, 6))
+    sizes = np.array([3.0, 1.0, 2e-6, 5e-9])
+    gradients = torch.as_tensor(left * sizes @ right.T)
+    space = tangent_space(gradients, tol=1e-7)
+    assert space.rank == 3
+    assert space.gap == pytest.approx(5e-9 / 2e-6, rel=1e-4)
+    space = tangent_space(gradients, tol=1e-3)
+    assert space.rank == 2
+    assert space.gap == pytest.approx(2e-6, rel=1e-6)
+    assert tangent_space(gradients[:, :2]).gap == 0.0  # nothing was dropped
+    assert tangent_space(0 * gradients).rank == 0
