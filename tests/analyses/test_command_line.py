@@ -115,8 +115,12 @@ def test_the_plans_are_plans(rhoscope, folder, command):
 
 
 @pytest.mark.parametrize(("command", "option"), list(parameters()))
-def test_nonsense_is_one_line_or_a_plan(rhoscope, command, option, values=NONSENSE):
-    """Given last, so that it replaces what the plan says."""
+def test_nonsense_is_one_line_or_a_plan(rhoscope, command, option):
+    refuse_or_plan(rhoscope, command, option, NONSENSE)
+
+
+def refuse_or_plan(rhoscope, command, option, values):
+    """Values given last, so that they replace what the plan says."""
     for value in values:
         plan = GIVEN_MOMENTS if (command, option) in OF_MOMENTS else PLANS[command]
         code, out, err = rhoscope(command, *plan, "--dry-run", "--quiet", option, value)
@@ -131,7 +135,7 @@ def test_nonsense_is_one_line_or_a_plan(rhoscope, command, option, values=NONSEN
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), list(parameters()))
 def test_all_nonsense_is_one_line_or_a_plan(rhoscope, command, option):
-    test_nonsense_is_one_line_or_a_plan(rhoscope, command, option, ALL_NONSENSE)
+    refuse_or_plan(rhoscope, command, option, ALL_NONSENSE)
 
 
 OF_MOMENTS = {("maxent", option) for option in ("--space", "--monomials", "--moments", "--method")}
