@@ -212,7 +212,7 @@ def plan_spectrum(
         return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
-        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total + BESIDE)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = dense_span_memory(small, large)
@@ -275,7 +275,7 @@ def _density_plan(operator: str, size: int, potentials: Monomials | None) -> Spe
             "eigenvalues: expected the wasserstein operator and all potentials for a density; the other "
             "spectra are small enough to ask for all"
         )
-    memory = 8 * size * (STEPS + 64)
+    memory = 8 * size * (STEPS + 64) + BESIDE
     return SpectrumPlan(
         operator, "full", "particles", size, False, None, memory, density=True, products=PROBES * STEPS
     )
@@ -324,7 +324,7 @@ def _blocks_plan(
         raise TooLargeError(f"{why_not_dense}; {error}") from error
     size = len(structure.labels)
     return SpectrumPlan(
-        operator, "full", "particles", size, False, None, structure.memory, blocks=True,
+        operator, "full", "particles", size, False, None, structure.memory + BESIDE, blocks=True,
         products=structure.predicted_products,
     )  # fmt: skip
 
