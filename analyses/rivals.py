@@ -20,8 +20,8 @@ SAMPLE_PAIRS = 2048  # tried first, so that activations far from the task cost l
 SAMPLE_SLACK = 0.2  # well beyond `SAME_ACCURACY` and the error of an accuracy over so many
 SAME_ACCURACY = 0.1  # networks with held-out pairs do up to 0.06 better with a wrong activation
 # Of 73 networks of all kinds trained by cross-entropy the smallest gradient across the weights named the
-# activation of 70 (the smallest loss of 38), and was within 1.15 of the true one's in the rest. That is evidence,
-# no proof: a rival is excluded only if its loss is worse as well, each by these factors.
+# activation of 70 (the smallest loss of 38), and was within 1.15 of the true one's in the rest. That is
+# evidence, no proof: a rival is excluded only if its loss is worse as well, each by these factors.
 CLEAR_LOSS = 10.0
 CLEAR_ACROSS = 1.5
 TIE = 1.1  # gradients across the weights so near to each other say nothing; the more common activation wins
