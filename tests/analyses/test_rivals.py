@@ -112,7 +112,7 @@ def test_a_word_beside_it_decides(trained, tmp_path):
 def test_a_stored_training_loss_decides(trained):
     _, network = trained
     pairs, sums = strangers.pairs_and_sums((7,))
-    loss = float(torch.nn.functional.cross_entropy(network(pairs), sums))
+    loss = float(torch.nn.functional.cross_entropy(network(pairs), sums).detach())
     words = {"rhoscope.words": json.dumps({"train_loss": 1.1 * loss})}
     guess = guess_layout(Checkpoint(Path("memory"), "test", "0", None, network.state_dict(), metadata=words))
     assert guess.layout.activation == "relu"
@@ -271,6 +271,15 @@ def test_tensors_that_a_given_layout_leaves_out_are_named(trained, monkeypatch, 
     assert found["layout"]["assumed"] == ["activation", "loss"]
     assert "relu" in found["layout"]["rivals"], "nobody said that it is the square"
     assert any("square is assumed" in note and "relu" in note for note in found["notes"])
+
+
+def test_numbers_that_slices_leave_out_are_counted(trained, monkeypatch, capsys):
+    path, _ = trained
+    arguments = ["analyze", path, "--group", "Z7", "--loss", "cross_entropy", "--activation", "relu"]
+    arguments += ["--tensor", "w_a=fc1.weight[:,:7]", "--tensor", "w_c=fc2.weight", "--quiet"]  # no w_b: tied
+    code, out, _ = rhoscope(monkeypatch, capsys, *arguments, "--eigenvalues", "1")
+    assert code == 0
+    assert "note: numbers that the slices of the layout leave out: 448 of 896 of fc1.weight" in out
 
 
 # -- another task ------------------------------------------------------------------------------------------
