@@ -39,7 +39,7 @@ from analyses.commands.options import (
 )
 from analyses.commands.values import MOST_STEP, one_of, whole
 from analyses.lifts import BASES, SYMBOLS, lift_frequencies
-from analyses.maxent import analyse_lift, fit_moments
+from analyses.maxent import analyse_lift, fit_moments, read_problem
 from analyses.maxent_data import study_of
 from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
@@ -163,6 +163,7 @@ def register(app: typer.Typer) -> None:
         output |= {"report": report, "figure_format": figure_format}
         if path is None:
             values = _numbers(moments)
+            read_problem(space, monomials, values)
             say(
                 f"plan: maximum entropy on {space}, {len(values)} moments, {method}, seed {seed}", quiet=quiet
             )
@@ -203,8 +204,10 @@ def _check(path: Path | None, space: str | None, monomials: str | None, moments:
 
 def _numbers(text: str) -> list[float]:
     words = text.replace(";", ",").split(",")
+    if len(words) > 1 and not words[-1].strip():  # a comma at the end
+        words.pop()
     try:
-        return [float(word) for word in words if word.strip()]
+        return [float(word) for word in words]
     except ValueError as error:
         raise InputError(f"--moments: expected numbers separated by commas, got {text!r}") from error
 
