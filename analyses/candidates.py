@@ -22,6 +22,7 @@ _OUT = re.compile(
 )
 _FIRST = re.compile(r"(?:w_?a|a|left|lhs|emb\w*_?[ax1]|[xu])\b", re.I)
 _SECOND = re.compile(r"(?:w_?b|b|right|rhs|emb\w*_?[by2]|[yv])\b", re.I)
+_BIAS = re.compile(r"(?:^|[._/])b(?:ias)?[^.]{0,8}$", re.I)
 _EMBEDDING = re.compile(r"emb|wte|tok", re.I)
 
 
@@ -91,13 +92,18 @@ def _with_out(
 
 
 def _vector_of(shapes: dict[str, tuple[int, ...]], key: str, size: int) -> str | None:
-    """The bias that belongs to a weight by its name."""
+    """The bias that belongs to a weight by its name, else the only vector of its size that is called one."""
     stem, _, last = key.rpartition(".")
     stem = f"{stem}." if stem else ""
-    for name in (f"{stem}bias", f"{key}_bias", f"{key}.bias", stem + last.replace("weight", "bias")):
+    partner = stem + re.sub(r"^[wW]", lambda first: "b" if first[0] == "w" else "B", last)
+    small = stem + re.sub(r"^[wW]", "b", last)
+    for name in (
+        f"{stem}bias", f"{key}_bias", f"{key}.bias", stem + last.replace("weight", "bias"), partner, small,
+    ):  # fmt: skip
         if name != key and shapes.get(name) == (size,):
             return name
-    return None
+    called = [name for name, shape in shapes.items() if shape == (size,) and _BIAS.search(name)]
+    return called[0] if len(called) == 1 else None
 
 
 def _oriented(key: str, shape: tuple[int, ...], width: int) -> Iterator[tuple[str, int]]:
@@ -175,6 +181,17 @@ def _embedded(
                             f"{other} @ {text}",
                             [key],
                             bonus + 1.0,
+                        )
+            if inputs == 2 * d:
+                for second, (size, e) in others.items():
+                    if second != key and e == d and n <= size <= n + SPARE_TOKENS:
+                        other = quoted(second) + (f"[0:{n}]" if size > n else "")
+                        yield (
+                            "two embeddings, linear map of the concatenation",
+                            f"{rows} @ {text}[0:{d}]",
+                            f"{other} @ {text}[{d}:{2 * d}]",
+                            [key],
+                            bonus + 1.5,
                         )
             for parts in (2, 3):
                 if inputs == parts * d and (parts == 2 or vocabulary > n):

@@ -12,11 +12,17 @@ import numpy as np
 import xarray as xr
 
 from analyses.density import density_document, density_variables
-from analyses.order_parameters import TOLERANCE, OrderParameters, decoupling, order_parameters
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.order_parameters import (
+    TOLERANCE,
+    OrderParameters,
+    decoupling,
+    has_unit_targets,
+    order_parameters,
+)
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject
-from manifold.errors import InputError, NotConvergedError
+from manifold.errors import NotConvergedError
 from manifold.monomials import Monomials
 from spectra.families import FIT_TOLERANCE, NAMES, factor, shares
 from spectra.flow import FixedPoint, FixedPointKind, measured_point, refine
@@ -70,11 +76,7 @@ class Question:
         InputError
             If a subset is chosen for a network whose R has no such sets.
         """
-        if self.potentials != "all" and not subject.network.quadratic:
-            raise InputError(
-                f"--potentials {self.potentials}: these sets exist for the square activation only, "
-                f"the network has {subject.network.activation.name}; use all"
-            )
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -155,6 +157,7 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
     return {
         "checkpoint": {"path": subject.path, "step": subject.step, "sha256": subject.sha256},
         "task": _task(found),
+        "layout": subject.origin.document,
         "loss": parameters.loss,
         "objective": parameters.objective,
         "accuracy": parameters.accuracy,
@@ -167,14 +170,29 @@ def _document(found: CheckpointAnalysis) -> dict[str, Any]:
         "decoupling": found.coupling,
         "solutions": _solutions(found),
         "entropy": None,
+        "warnings": found.subject.warnings(parameters.accuracy),
         "notes": _notes(found),
+        "skipped": found.subject.left_out,
         "timing": {"seconds": found.seconds},
         "provenance": provenance(seed=found.question.seed, device=str(subject.network.a.device)),
     }
 
 
+def _unit_targets(found: CheckpointAnalysis) -> bool:
+    return has_unit_targets(found.subject.network, found.subject.loss)
+
+
 def _notes(found: CheckpointAnalysis) -> list[str]:
-    notes = [*found.subject.notes, *([found.problem] if found.problem else [])]
+    subject = found.subject
+    notes = [
+        *subject.warnings(found.parameters.accuracy), *subject.origin.notes, *subject.notes,
+        *([found.problem] if found.problem else []),
+    ]  # fmt: skip
+    if subject.network.quadratic and not _unit_targets(found):
+        notes.append(
+            "cross-entropy falls as long as the outputs grow: no value of rho_kkk is a target, so the share "
+            "at 1 is not given, and zeros are told relative to the largest rho_kkk"
+        )
     asked, done, rank = found.question.subspace, found.result.plan.subspace, found.result.rank
     if found.question.density:
         notes.append("the density is that of the full space")
@@ -234,7 +252,7 @@ def _potentials(found: CheckpointAnalysis) -> dict[str, Any]:
         "determine_loss": found.subject.network.quadratic,
         "ones": parameters.ones,
         "zeros": parameters.zeros,
-        "zeros_unit": "1" if found.subject.network.quadratic else "largest |rho_kkk|",
+        "zeros_unit": "1" if _unit_targets(found) else "largest |rho_kkk|",
         "alignment": parameters.alignment,
         "largest": parameters.largest,
         "tol": TOLERANCE,
@@ -381,3 +399,8 @@ def reached(found: CheckpointAnalysis) -> bool:
     """Whether everything that was asked for converged."""
     refined = not found.question.refine or found.fixed_point.kind is not FixedPointKind.NONE
     return refined and found.result.spectrum.converged
+
+
+def unfinished(found: CheckpointAnalysis) -> str | None:
+    """What did not converge, in a sentence; None where everything did."""
+    return None if reached(found) else f"not converged: {found.problem or found.result.spectrum.reason.value}"

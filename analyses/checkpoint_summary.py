@@ -7,6 +7,7 @@ from typing import Any
 from analyses.checkpoint import CheckpointAnalysis
 from analyses.density import density_sentence
 from analyses.order_parameters import TOLERANCE
+from analyses.runs import left_out_lines
 from analyses.studies import plain
 
 
@@ -17,7 +18,9 @@ def summary(found: CheckpointAnalysis) -> str:
     spectrum, counts = document["spectrum"], found.result.spectrum.counts
     low, low_error = found.result.spectrum.smallest(1)
     high, high_error = found.result.spectrum.largest(1)
+    warnings = document["warnings"]
     lines = [
+        *(f"warning: {warning}" for warning in warnings),
         f"{task['group']}, {task['alive']} of {task['neurons']} neurons alive, step {found.subject.step}",
         f"loss ({task['loss']}) {document['loss']:.3e}, accuracy {100 * document['accuracy']:.2f} %"
         + _rebuilt(document["loss_identity_error"]),
@@ -40,7 +43,8 @@ def summary(found: CheckpointAnalysis) -> str:
         f"  unstable {counts.negative}, marginal {counts.marginal}, contracted {counts.positive}, "
         f"undetermined {counts.undetermined} ({'certified' if counts.certified else 'not certified'})"
     )
-    lines += [f"note: {note}" for note in document["notes"]]
+    lines += left_out_lines(document["skipped"])
+    lines += [f"note: {note}" for note in document["notes"] if note not in warnings]
     return "\n".join(lines)
 
 
@@ -50,11 +54,12 @@ def _rebuilt(error: float | None) -> str:
 
 def _potential_words(potentials: dict[str, Any]) -> str:
     zeros = ", ".join(f"{name} {100 * share:.0f} % at 0" for name, share in potentials["zeros"].items())
-    if potentials["determine_loss"]:
+    if potentials["ones"] is not None:
         return f"potentials: {100 * potentials['ones']:.0f} % of rho_kkk within {TOLERANCE} of 1; {zeros}"
     low, high = min(potentials["alignment"]), max(potentials["alignment"])
+    only = "" if potentials["determine_loss"] else " (order parameters only)"
     return (
-        f"potentials (order parameters only): phases of rho_kkk aligned {low:.2f} to {high:.2f}; "
+        f"potentials{only}: phases of rho_kkk aligned {low:.2f} to {high:.2f}; "
         f"within {TOLERANCE} of the largest: {zeros}"
     )
 

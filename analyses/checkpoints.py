@@ -1,10 +1,11 @@
 """Read anyone's checkpoint as plain tensors, in a separate process that can run nothing from the file.
 
 What is accepted: files of ``torch.save`` (zip format), safetensors, shards of either with an index.
-What is kept: dense, finite, floating tensors of the model's state dict. There is no ``torch.load`` at
-all here, hence no switch that could weaken it: the child process interprets the pickle as data (see
-`analyses.reading.pickles`), checks every size before it reads, and sends plain numbers through a pipe. It has
-no torch, so it starts in a tenth of a second, and one child reads many files.
+What is kept: dense, finite, floating tensors of the model's state dict; what is left out is told.
+There is no ``torch.load`` at all here, hence no switch that could weaken it: the child process
+(`analyses.reader_process`) interprets the pickle as data (see `analyses.reading.pickles`), checks every size
+before it reads, and sends plain numbers through a pipe. It has no torch, so it starts in a tenth of a second,
+and one child reads many files.
 """
 
 from __future__ import annotations
@@ -13,26 +14,39 @@ import atexit
 import json
 import os
 import re
-import selectors
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.reader_process import HEADER_LIMIT, Broken, Pipe, Refused, start_child
 from analyses.reading.statedicts import METADATA_KEY
-from manifold.errors import CheckpointError, InputError, UntrustedCheckpointError
+from analyses.reading.text import path_text, shown
+from analyses.step_names import step_in_name, step_word
+from manifold.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_BYTES = 1 << 30
 TIMEOUT = 60.0
-_HEADER_LIMIT = 64 << 20
-_START = "import sys; sys.path.insert(0, {root!r}); from analyses.reading.worker import serve; serve()"
-_ERRORS = {"CheckpointError": CheckpointError, "UntrustedCheckpointError": UntrustedCheckpointError}
+SELECTOR = "::"  # PATH::PLACE, where a file holds several state dicts
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A tensor whose numbers are not all finite: what it would have been, and how many are not."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nan: int
+    infinite: int
+
+    def __str__(self) -> str:
+        return f"{self.nan:,} NaN and {self.infinite:,} infinite values"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +69,10 @@ class Checkpoint:
         Keys left out, each with the reason.
     metadata : dict of str to str
         Text stored with the tensors; ``rhoscope`` holds a layout as JSON where one was stored.
+    non_finite : dict of str to NonFinite
+        Tensors with NaN or infinite numbers; whoever needs one calls `require`.
+    stubs : tuple of str
+        Classes and functions that the file mentions: not imported, their objects read as plain data.
     """
 
     path: Path
@@ -64,6 +82,64 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     ignored: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    non_finite: dict[str, NonFinite] = field(default_factory=dict)
+    stubs: tuple[str, ...] = ()
+
+    def require(self, keys: Iterable[str]) -> None:
+        """Refuse a use of tensors that are not finite, or that were left out for another reason.
+
+        Raises
+        ------
+        CheckpointError
+            If one of the keys is such a tensor; unknown keys are no concern of this method.
+        """
+        for key in keys:
+            if key in self.non_finite:
+                many = self.non_finite[key]
+                raise CheckpointError(
+                    f"{path_text(self.path)}: tensor {shown(key)} has NaN or infinite values ({many})"
+                )
+            if key in self.ignored and key not in self.tensors:
+                raise CheckpointError(
+                    f"{path_text(self.path)}: tensor {shown(key)} was left out: {self.ignored[key]}"
+                )
+
+    @property
+    def listing(self) -> list[dict[str, Any]]:
+        """Key, shape, dtype of every floating tensor, and of those that are not finite how many numbers."""
+        finite = [
+            {"key": key, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "finite": True}
+            for key, t in self.tensors.items()
+        ]
+        return finite + [
+            {"key": key, "shape": list(odd.shape), "dtype": odd.dtype, "finite": False, "nan": odd.nan,
+             "infinite": odd.infinite}
+            for key, odd in self.non_finite.items()
+        ]  # fmt: skip
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results from this file must know, one sentence each."""
+        told = []
+        if self.stubs:
+            named = ", ".join(self.stubs[:5]) + (f" and {len(self.stubs) - 5} more" * (len(self.stubs) > 5))
+            told.append(f"the file mentions {named}: not imported, only its tensors were read")
+        if self.non_finite:
+            named = ", ".join(f"{shown(key)} ({odd})" for key, odd in list(self.non_finite.items())[:3])
+            more = f" and {len(self.non_finite) - 3} more" * (len(self.non_finite) > 3)
+            told.append(f"tensors that are not finite were not used: {named}{more}")
+        return tuple(told)
+
+
+@dataclass(frozen=True)
+class StoredSteps:
+    """What a checkpoint says itself about when it was saved; None where it says nothing."""
+
+    step: int | None
+    epoch: int | None
+
+
+NOTHING_STORED = StoredSteps(None, None)
 
 
 class CheckpointReader:
@@ -128,25 +204,12 @@ class CheckpointReader:
         UntrustedCheckpointError
             If it asks to run code or hides its content; nothing was executed.
         """
-        path = Path(path)
+        path, selector = split_selector(path)
         named = step_in_name(path.name, step_pattern) if step_pattern else None
-        with self._lock:
-            try:
-                header, tensors = self._ask(path)
-            except CheckpointError as error:
-                raise type(error)(f"{path}: {error}") from None
-            except BaseException:
-                self.close()  # an interrupted answer would be taken for the next one
-                raise
-        # What a file says about itself beats the lone number of a name such as model_23.pt.
-        candidates = (
-            named,
-            step_in_name(path.name) if _NAMED_STEP.search(path.name) else None,
-            header["step"],
-            _noted_step(header["metadata"]),
-            step_in_name(path.name),
-            header["epoch"],
-        )
+        header, tensors, odd = self._answer(path, selector, look=False)
+        stored = _stored(header)
+        # What a file says about itself beats its name; a step beats an epoch.
+        candidates = (named, stored.step, step_word(path.name), stored.epoch, step_in_name(path.name))
         return Checkpoint(
             path=path,
             format=header["format"],
@@ -155,90 +218,105 @@ class CheckpointReader:
             tensors=tensors,
             ignored=header["ignored"],
             metadata=header["metadata"],
+            non_finite=odd,
+            stubs=tuple(header["stubs"]),
         )
+
+    def stored_steps(self, path: str | Path) -> StoredSteps:
+        """When a checkpoint was saved by its own account, without reading its numbers.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        StoredSteps
+
+        Raises
+        ------
+        CheckpointError
+            As `read`.
+        """
+        path, selector = split_selector(path)
+        return _stored(self._answer(path, selector, look=True)[0])
+
+    def _answer(self, path: Path, selector: str | None, *, look: bool) -> tuple[dict, dict, dict]:
+        with self._lock:
+            try:
+                return self._ask(path, selector, look)
+            except CheckpointError as error:
+                place = f"{SELECTOR}{selector}" if selector else ""
+                message = str(error).replace(f"FILE{SELECTOR}", f"{path_text(path)}{SELECTOR}")
+                raise type(error)(f"{path_text(path)}{place}: {message}") from None
+            except BaseException:
+                self.close()  # an interrupted answer would be taken for the next one
+                raise
 
     # -- the conversation with the child ------------------------------------------------------------
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
-            root = str(Path(__file__).resolve().parent.parent)
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START.format(root=root)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=os.environ | threads,
-            )
-            self._owner = os.getpid()
+            self._child, self._owner = start_child(), os.getpid()
         return self._child
 
-    def _ask(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _ask(
+        self, path: Path, selector: str | None, look: bool
+    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NonFinite]]:
         child = self._start()
-        pipe = _Pipe(child, time.monotonic() + self.timeout)
-        request = {"path": os.path.abspath(path), "max_bytes": self.max_bytes}
+        pipe = Pipe(child, time.monotonic() + self.timeout)
+        place = os.fsencode(os.path.abspath(path)).hex()
+        request = {"path": place, "max_bytes": self.max_bytes, "selector": selector, "look": look}
+        tensors: dict[str, Tensor] = {}
+        odd: dict[str, NonFinite] = {}
         try:
             child.stdin.write(json.dumps(request).encode() + b"\n")
-            header = json.loads(pipe.frame(b"H", limit=_HEADER_LIMIT))
-            tensors = {}
-            for entry in header["tensors"]:
-                data = pipe.frame(b"D", exactly=entry["nbytes"])
-                tensors[entry["key"]] = _tensor(data, entry["dtype"], entry["shape"])
+            header = json.loads(pipe.frame(b"H", limit=HEADER_LIMIT))
+            for entry in () if look else header["tensors"]:
+                kind, data = pipe.either(b"D", b"N", exactly=entry["nbytes"])
+                if kind == b"D":
+                    tensors[entry["key"]] = _tensor(data, entry["dtype"], entry["shape"])
+                else:
+                    odd[entry["key"]] = NonFinite(entry["dtype"], tuple(entry["shape"]), **json.loads(data))
             pipe.frame(b"F", exactly=0)
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.error from None  # the child lives on
-        except _Broken as broken:
+        except Broken as broken:
             self.close()
             raise CheckpointError(str(broken)) from None
         except OSError:
             self.close()
             raise CheckpointError("the reading process ended; the file is damaged or hostile") from None
-        return header, tensors
+        return header, tensors, odd
 
 
-class _Refused(Exception):
-    """The child refused the file in order; it can read the next one."""
+def split_selector(path: str | Path) -> tuple[Path, str | None]:
+    """``PATH::PLACE`` as path and place; a path that exists as it is has no place.
 
-    def __init__(self, error: CheckpointError):
-        self.error = error
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    tuple of (Path, str or None)
+    """
+    text = os.fspath(path)
+    if os.path.lexists(text):
+        return Path(path), None
+    cuts = [found.start() for found in re.finditer(SELECTOR, text)]
+    cuts = [cut for cut in cuts if 0 < cut < len(text) - len(SELECTOR)]
+    cut = next((cut for cut in cuts if os.path.lexists(text[:cut])), cuts[0] if cuts else None)
+    return (Path(path), None) if cut is None else (Path(text[:cut]), text[cut + len(SELECTOR) :])
 
 
-class _Broken(Exception):
-    """The child died, took too long, or broke the protocol."""
+def at_place(path: Path, selector: str | None) -> Path:
+    """The path that `split_selector` takes apart again."""
+    return path if selector is None else Path(f"{path}{SELECTOR}{selector}")
 
 
-class _Pipe:
-    """Frames from the child, each wait bounded by the deadline."""
-
-    def __init__(self, child: subprocess.Popen[bytes], deadline: float):
-        self.child, self.deadline = child, deadline
-
-    def frame(self, kind: bytes, *, exactly: int | None = None, limit: int | None = None) -> bytearray:
-        # Payload of the next frame, which must be of this kind; an E frame raises its error.
-        head = self._bytes(9)
-        length = int.from_bytes(head[1:], "little")
-        if head[:1] == b"E" and length <= _HEADER_LIMIT:
-            told = json.loads(self._bytes(length))
-            raise _Refused(_ERRORS.get(told["error"], CheckpointError)(told["message"]))
-        wrong = length != exactly if exactly is not None else length > limit
-        if head[:1] != kind or wrong:
-            raise _Broken("the reading process answered out of order; the file is damaged or hostile")
-        return self._bytes(length)
-
-    def _bytes(self, count: int) -> bytearray:
-        data = bytearray(count)
-        view, got = memoryview(data), 0
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.child.stdout, selectors.EVENT_READ)
-            while got < count:
-                left = self.deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise _Broken("reading it took longer than the time limit; it is too large or hostile")
-                read = self.child.stdout.readinto(view[got:])
-                if not read:
-                    raise _Broken("the reading process ended unexpectedly; the file is damaged or hostile")
-                got += read
-        return data
+def _stored(header: dict[str, Any]) -> StoredSteps:
+    step = header["step"] if header["step"] is not None else _noted_step(header["metadata"])
+    return StoredSteps(step, header["epoch"])
 
 
 def _tensor(data: bytearray, dtype: str, shape: list[int]) -> Tensor:
@@ -296,50 +374,3 @@ def read_checkpoint(
         return _shared.read(path, step_pattern=step_pattern)
     with CheckpointReader(max_bytes=max_bytes, timeout=timeout) as reader:
         return reader.read(path, step_pattern=step_pattern)
-
-
-_NAMED_STEP = re.compile(
-    r"(?:global_?step|steps?|iteration|iter|checkpoint|ckpt)[-_=. ]{0,2}([0-9]{1,18})", re.I
-)
-
-
-def step_in_name(name: str, pattern: str | None = None) -> int | None:
-    """Training step in a file name.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``step_100.pt``, ``epoch=3-step=1200.ckpt``, ``checkpoint-500``, ``001000.pt``.
-    pattern : str, optional
-        Regular expression whose first group (or whole match) is the number.
-
-    Returns
-    -------
-    int or None
-        None without a pattern when the name has no number after a word such as step, and not exactly
-        one number.
-
-    Raises
-    ------
-    InputError
-        If the pattern is no regular expression, or its group is no number.
-    CheckpointError
-        If the pattern does not match the name.
-    """
-    if pattern is not None:
-        try:
-            found = re.search(pattern, name)
-        except re.error as error:
-            raise InputError(f"--step-pattern {pattern!r}: not a regular expression ({error})") from error
-        if found is None:
-            raise CheckpointError(f"{name}: --step-pattern {pattern!r} does not match this name")
-        text = found.group(1) if found.re.groups else found.group(0)
-        if text is None or not re.fullmatch(r"[0-9]{1,18}", text):
-            raise InputError(f"--step-pattern {pattern!r}: matched {text!r} in {name}, expected a number")
-        return int(text)
-    named = _NAMED_STEP.findall(name)
-    if named:
-        return int(named[-1])
-    stem = re.sub(r"\.(pt|pth|ckpt|bin|safetensors|distcp|index\.json)$", "", name)
-    numbers = re.findall(r"[0-9]{1,18}", stem)
-    return int(numbers[0]) if len(numbers) == 1 else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
+from analyses.drawing import Figure
 from analyses.figures import BLUE, GREEN, ORANGE, VERMILION, add_legend, new_figure
 from analyses.ledger.entries import Verdict
 from analyses.sections import Fact, Picture, Section, document_of
@@ -50,12 +51,15 @@ def claims_section(study: xr.Dataset) -> Section:
     if "factorable-solutions" in evidence:
         pictures.append(
             Picture(
-                "families", shares_figure(evidence["factorable-solutions"]["rows"]), Markup(SHARES), SHARES
+                "families",
+                partial(shares_figure, evidence["factorable-solutions"]["rows"]),
+                Markup(SHARES),
+                SHARES,
             )
         )
     if "zero-crossings" in evidence:
-        figure = unstable_figure(evidence["zero-crossings"])
-        pictures.append(Picture("unstable", figure, Markup(UNSTABLE), UNSTABLE))
+        draw = partial(unstable_figure, evidence["zero-crossings"])
+        pictures.append(Picture("unstable", draw, Markup(UNSTABLE), UNSTABLE))
     return Section("The ledger of claims", story, facts, pictures, document["provenance"], document)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,14 @@ from analyses.flow_time import flow_times, training_plan
 from analyses.insertion import follow_records, insert_saved, insert_trained, spread
 from analyses.layouts import Layout
 from analyses.linear_check import linear_check
-from analyses.runs import Run
+from analyses.reading.text import path_text
+from analyses.runs import MAY_CHANGE, Run
 from analyses.spectral_steps import SpectralQuestion, StepRecord, records_of_run
 from analyses.step_jobs import ALONE, Crew
 from analyses.studies import Progress, silent
 from analyses.subjects import subject_of
 from analyses.training import save_steps
+from analyses.user_cache import cache_folder, program, why_unwritable
 from manifold.errors import CheckpointError, InputError
 from spectra.crossings import Branches, Crossing
 
@@ -48,7 +55,7 @@ class StudyPlan:
     skip_bad : bool
         Leave out steps that cannot be used; otherwise the first one is an error.
     cache : Path, optional
-        Folder of finished steps; default ``crossings_cache`` in the run directory.
+        Folder of finished steps, keyed by their content; default: in the user's cache folder.
     crew : Crew
         Who works.
 
@@ -75,6 +82,7 @@ class StudyPlan:
 
 
 PLAIN = StudyPlan()
+MOST_SAVED = 10**6  # checkpoints that a run may be asked about
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +110,10 @@ class CrossingStudy:
         Null controls.
     certified : list of dict, or None
         Complete counts at some steps; None: not asked for.
+    notes : tuple of str
+        What a reader must know about the study itself.
+    layout : Layout or None
+        Where the weights are, and how that became known.
     """
 
     run: Run
@@ -115,6 +127,8 @@ class CrossingStudy:
     fixed_points: dict[int, dict[str, Any] | str] | None = None
     controls: dict[str, CrossingStudy] = field(default_factory=dict)
     certified: list[dict[str, Any]] | None = None
+    notes: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     @property
     def steps(self) -> np.ndarray:
@@ -163,9 +177,11 @@ def follow_crossings(
     """
     if len(run.steps) < 2:
         raise InputError(
-            f"{run.path}: has one checkpoint; crossings need at least two (rhoscope analyze reads one)"
+            f"{path_text(run.path)}: has one checkpoint; crossings need at least two "
+            "(rhoscope analyze reads one)"
         )
-    cache = run.path / "crossings_cache" if plan.cache is None else plan.cache
+    cache = cache_folder("crossings") if plan.cache is None else plan.cache
+    problem = why_unwritable(cache)
     known = {"cache": cache, "crew": plan.crew, "progress": progress}
     first = None if plan.coarse is None else spread(run.steps, plan.coarse)
     records, skipped = _usable(run, records_of_run(run, layout, question, steps=first, **known), plan)
@@ -189,8 +205,20 @@ def follow_crossings(
     return CrossingStudy(
         run, question, tuple(records), flow_times(run, [record.facts["step"] for record in records]),
         branches, tuple(crossings), skipped, _checked(run, layout, question, plan, int(saved[-1]), progress),
-        points, _controls(run, layout, question, plan, cache, progress), certified,
+        points, _controls(run, layout, question, replace(plan, cache=cache), progress), certified,
+        _unsaved(records, cache, problem), layout,
     )  # fmt: skip
+
+
+def _unsaved(records: Sequence[StepRecord], cache: Path, problem: str | None) -> tuple[str, ...]:
+    """That finished steps could not be kept, said once."""
+    problem = problem or next((r.facts["unsaved"] for r in records if "unsaved" in r.facts), None)
+    if problem is None:
+        return ()
+    return (
+        f"finished steps are not kept: {path_text(cache)} cannot be written ({problem}); --cache DIR names "
+        "another folder",
+    )
 
 
 def missing_steps(run: Run) -> list[int]:
@@ -198,7 +226,10 @@ def missing_steps(run: Run) -> list[int]:
     plan = training_plan(run)
     if plan is None or not run.steps:
         return []
-    wanted = save_steps(plan.steps, run.config.get("save_every"))
+    every = run.config.get("save_every")
+    if every is not None and not (type(every) is int and every > plan.steps // MOST_SAVED):
+        return []  # not what rhoscope train wrote
+    wanted = save_steps(plan.steps, every)
     return sorted(step for step in wanted if step < run.steps[-1] and step not in run.files)
 
 
@@ -212,29 +243,31 @@ def _checked(
 
 
 def _controls(
-    run: Run, layout: Layout, question: SpectralQuestion, plan: StudyPlan, cache: Path, progress: Progress
+    run: Run, layout: Layout, question: SpectralQuestion, plan: StudyPlan, progress: Progress
 ) -> dict[str, CrossingStudy]:
     """The same study, without extras, of the null controls."""
     found = {}
-    bare = replace(
-        plan,
-        refine_time=False,
-        check_modes=0,
-        refine=False,
-        certify=0,
-        controls=(),
-        skip_bad=plan.skip_bad,
-        cache=cache,
-    )
+    bare = replace(plan, refine_time=False, check_modes=0, refine=False, certify=0, controls=())
     for name in plan.controls:
         if name == "random":
             shuffled = replace(question, control="random")
             found[name] = follow_crossings(run, layout, shuffled, bare, progress=progress)
-        else:
-            folder = cache / "labels_control"
+            continue
+        with ExitStack() as stack:
+            keeper = plan.cache
+            if why_unwritable(keeper):
+                keeper = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rhoscope-")))
+            folder = keeper / f"labels_{_training_key(run)}"
             other = relabelled_run(run, folder, device=question.device, progress=progress)
             found[name] = follow_crossings(other, layout, question, bare, progress=progress)
     return found
+
+
+def _training_key(run: Run) -> str:
+    """Key of a training: the same for runs that differ in nothing but where and by which version."""
+    told = {key: value for key, value in run.config.items() if key not in MAY_CHANGE or key == "steps"}
+    told |= {"save_every": run.config.get("save_every"), "program": program()}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _usable(
@@ -253,5 +286,8 @@ def _usable(
         else:
             raise CheckpointError(f"step {step}: {problem}; --skip-bad leaves such steps out")
     if len(records) < 2:
-        raise InputError(f"{run.path}: only {len(records)} usable checkpoints; crossings need two")
+        why = "".join(f"; step {step}: {reason}" for step, reason in list(skipped.items())[:3])
+        raise InputError(
+            f"{path_text(run.path)}: crossings need two usable checkpoints, there is {len(records)}{why}"
+        )
     return records, skipped

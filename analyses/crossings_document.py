@@ -12,12 +12,16 @@ import xarray as xr
 from analyses.crossings import CrossingStudy, missing_steps
 from analyses.monotone import monotone_document, moves_of
 from analyses.order_parameters import TOLERANCE
+from analyses.origins import Origin
+from analyses.reading.text import path_text
+from analyses.spectral_steps import StepRecord
 from analyses.studies import plain, provenance
+from spectra.activations import SQUARE
 from spectra.crossings import Crossing, CrossingKind
 
 COUNTS = {
     "negative": "certainly negative: unstable directions",
-    "marginal": "zero within rounding",
+    "marginal": "zero because a symmetry makes it zero",
     "positive": "certainly positive: contracting directions",
     "undetermined": "not computed, or the error bound is too wide to tell the sign",
 }
@@ -78,7 +82,7 @@ def _series(study: CrossingStudy) -> dict[str, Any]:
     return {
         "steps": study.steps,
         **{name: study.fact(name) for name in names},
-        "ones": [float((np.abs(record.targets - 1) <= TOLERANCE).mean()) for record in study.records],
+        "ones": [_ones(record) for record in study.records],
         "count_bounds": {
             name: [bounds[name] for bounds in study.fact("count_bounds")]
             for name in ("negative", "marginal", "positive")
@@ -93,6 +97,14 @@ def _series(study: CrossingStudy) -> dict[str, Any]:
         "monotone": monotone_document(study),
         "skipped": {str(step): reason for step, reason in study.skipped.items()},
     }
+
+
+def _ones(record: StepRecord) -> float | None:
+    """Share of rho_kkk at 1; None where 1 is no value of its own, as in `order_parameters`."""
+    facts = record.facts
+    if facts["activation"] != SQUARE.name or facts["loss_name"] == "cross_entropy" or not len(record.targets):
+        return None
+    return float((np.abs(record.targets - 1) <= TOLERANCE).mean())
 
 
 def _end(values: np.ndarray, errors: np.ndarray, place: int) -> list[float] | None:
@@ -116,7 +128,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         for b in range(study.branches.index.shape[1])
     ]
     return {
-        "run": str(study.run.path),
+        "run": path_text(study.run.path),
         "operator": study.question.operator,
         "subspace": study.question.subspace,
         "potentials": study.question.potentials,
@@ -129,6 +141,7 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "flow_time": study.times,
         "time": "flow time" if study.times is not None else "training step",
         **_series(study),
+        "skipped": {str(step): reason for step, reason in study.skipped.items()} | study.run.left_out,
         "branches": branches,
         "crossings": [_event(study, event) for event in study.crossings],
         "net_changes": net_changes(study) if study.complete else None,
@@ -139,9 +152,20 @@ def document_of_study(study: CrossingStudy) -> dict[str, Any]:
         "controls": {name: _series(control) for name, control in study.controls.items()},
         "missing_steps": missing_steps(study.run),
         "seconds_per_step": study.fact("seconds"),
-        "notes": study.records[-1].facts["notes"],
+        "layout": _origin(study).document,
+        "warnings": (warnings := study.records[-1].facts.get("warnings", [])),
+        "notes": [
+            *warnings,
+            *_origin(study).notes,
+            *study.records[-1].facts["notes"],
+            *study.notes,
+        ],
         "provenance": provenance(seed=study.question.seed, device=study.question.device),
     }
+
+
+def _origin(study: CrossingStudy) -> Origin:
+    return Origin() if study.layout is None else study.layout.origin
 
 
 def _fixed_points(study: CrossingStudy) -> list[dict[str, Any]] | None:
@@ -177,7 +201,7 @@ def dataset_of_study(study: CrossingStudy) -> xr.Dataset:
     data = _step_variables(study, document) | _branch_variables(study) | _event_variables(study)
     data |= _certified_variables(document) | _fixed_variables(document) | _control_variables(study)
     return xr.Dataset(
-        {name: value for name, value in data.items() if value[1].size or value[1].ndim > 1},
+        data,
         coords={"step": study.steps},
         attrs={
             "study": "crossings",
@@ -239,12 +263,14 @@ def _event_variables(study: CrossingStudy) -> dict[str, tuple]:
     events = [_event(study, event) for event in study.crossings]
     time = "flow time" if study.times is not None else "training step"
     units = {"t_low": time, "t_high": time, "step_low": "training step", "step_high": "training step"}
+    kinds = {"branch": int, "direction": str, "kind": str}
     return {
         f"crossing_{name}": _variable(
-            ("crossing",), [event[name] for event in events], units.get(name, "1"), definition
+            ("crossing",), np.array([event[name] for event in events], kinds.get(name, float)),
+            units.get(name, "1"), definition,
         )
         for name, definition in EVENT_COLUMNS.items()
-    }
+    }  # fmt: skip
 
 
 def _certified_variables(document: dict[str, Any]) -> dict[str, tuple]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from analyses.controls import CONTROL_WORDS
+from analyses.drawing import Figure
 from analyses.figures import (
     BLUE,
     GREEN,
@@ -55,7 +55,8 @@ def fan_figure(study: xr.Dataset) -> Figure:
                     middle[mask], np.zeros(mask.sum()), marker, color=colour, markersize=5, ls="none",
                     alpha=0.8, label=f"{label}: {mask.sum()}",
                 )  # fmt: skip
-        add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
+        if axes.get_legend_handles_labels()[0]:
+            add_legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
     axes.set_ylabel(r"eigenvalue $\lambda$ (loss per $|z|^2$)")
     step_axis(axes, steps)
     return figure

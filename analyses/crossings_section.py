@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from analyses.controls import CONTROL_WORDS
 from analyses.crossings_figures import control_figure, fan_figure, fixed_point_figure, freedom_figure
-from analyses.sections import Fact, Picture, Section, document_of, percent, scientific
+from analyses.sections import Fact, Picture, Section, document_of, percent, scientific, warned
 
 
 def crossings_section(study: xr.Dataset) -> Section:
@@ -19,10 +20,9 @@ def crossings_section(study: xr.Dataset) -> Section:
     group = document.get("group") or "its group"
     return Section(
         title=f"Eigenvalue crossings while training on {group}",
-        story=[
+        story=warned([
             _story(document), *_controls(document), *_motion(document), *_fixed(document), *_linear(document),
-            *document.get("notes", []),
-        ],
+        ], document),
         facts=_facts(document),
         pictures=_pictures(study, document),
         provenance={"run": document["run"], **document["provenance"]},
@@ -42,19 +42,19 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     pictures = [
         Picture(
             "degrees-of-freedom",
-            freedom_figure(study),
+            partial(freedom_figure, study),
             Markup(
                 "Above: how many directions in which the potentials can move are unstable, marginal and "
                 "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
-                "the potentials ρ<sub>kkk</sub>, which are 1 at a solution."
-            ),
+                "the potentials ρ<sub>kkk</sub>{}."
+            ).format("" if document["ones"][-1] is None else ", which are 1 at a solution"),
             "Degrees of freedom, loss and potentials against training step",
         ),
     ]
     if study.branch_eigenvalue.size:
         pictures.append(
             Picture(
-                "spectrum-fan", fan_figure(study),
+                "spectrum-fan", partial(fan_figure, study),
                 Markup(
                     "Every branch of eigenvalues (symmetric logarithmic scale; positive = contracting), "
                     "followed by the overlap of its eigenvectors. Marks: visits to zero, at the middle of "
@@ -66,7 +66,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     if document["controls"]:
         pictures.append(
             Picture(
-                "null-controls", control_figure(study, list(document["controls"])),
+                "null-controls", partial(control_figure, study, list(document["controls"])),
                 Markup(
                     "The run beside its null controls, studied in the same way: the number of unstable "
                     "directions, and the loss."
@@ -77,7 +77,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
     if document["fixed_points"]:
         pictures.append(
             Picture(
-                "fixed-points", fixed_point_figure(study),
+                "fixed-points", partial(fixed_point_figure, study),
                 Markup(
                     "The fixed point reached from every step. Above: how far the neurons had to move to it "
                     "(open: some potential moved by a half on the way). Below: the loss at the step (line) "
@@ -287,11 +287,11 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
     rows = [
         Markup(
-            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}, {} of the target potentials "
-            "at 1, {} of the true answers right"
+            "<i>{}</i>: unstable directions {} to {} of {}, loss {} to {}{}, {} of the "
+            "true answers right"
         ).format(
             name, one["negative"][0], one["negative"][-1], one["rank"][-1], scientific(one["loss"][0]),
-            scientific(one["loss"][-1]), percent(one["ones"][-1]), percent(one["accuracy"][-1]),
+            scientific(one["loss"][-1]), _at_one(one["ones"][-1]), percent(one["accuracy"][-1]),
         )
         for name, one in told
     ]  # fmt: skip
@@ -312,6 +312,10 @@ def _controls(document: dict[str, Any]) -> list[Markup]:
     ]
 
 
+def _at_one(share: float | None) -> str:
+    return "" if share is None else f", {percent(share)} of the target potentials at 1"
+
+
 def _certified(document: dict[str, Any]) -> list[Fact]:
     """Complete counts, one line per step."""
     facts = []
@@ -324,8 +328,8 @@ def _certified(document: dict[str, Any]) -> list[Fact]:
             Fact(
                 f"all signs, step {_step(found['step'])}",
                 f"{_range(*found['negative'])} unstable",
-                f"of all {found['dimension']:,} moves of the neurons{apart}; zero means within "
-                f"{scientific(2 * found['shift'], 2)}",
+                f"of all {found['dimension']:,} moves of the neurons{apart}; signs are certain beyond "
+                f"±{scientific(2 * found['shift'], 2)}",
             )
         )
     return facts

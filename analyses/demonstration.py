@@ -13,10 +13,9 @@ import xarray as xr
 from analyses.checkpoint import Question, analyze
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study
-from analyses.figures import check_format
+from analyses.figure_formats import check_format
 from analyses.maxent import document_of_network
 from analyses.maxent_data import study_of
-from analyses.report import write_report
 from analyses.runs import Run
 from analyses.sections import document_of, measured, percent, scientific
 from analyses.spectral_steps import SpectralQuestion
@@ -173,7 +172,7 @@ class Demonstration:
     seconds: float
 
 
-def check_folder(folder: Path, force: bool) -> None:
+def refuse_full(folder: Path, force: bool) -> None:
     """Refuse a folder that holds anything.
 
     Raises
@@ -203,19 +202,20 @@ def demonstrate(stage: Stage, *, parts: Sequence[Part] = PARTS, figure_format: s
     -------
     Demonstration
     """
+    from analyses.report import write_report  # late: it loads what draws
+
     begin = time.perf_counter()
     check_format(figure_format)
-    check_folder(stage.folder, stage.force)
+    refuse_full(stage.folder, stage.force)
     studies: dict[str, xr.Dataset] = {}
+    files: dict[str, Path] = {}
     lines: list[str] = []
     for part in parts:
         found = part.perform(stage)
         studies |= found
+        for name, study in found.items():  # at once: who interrupts keeps what is finished
+            files[name] = write_study(study, stage.folder / f"{name}.nc", force=stage.force)
         lines += part.tell({name: document_of(study) for name, study in found.items()})
-    files = {
-        name: write_study(study, stage.folder / f"{name}.nc", force=stage.force)
-        for name, study in studies.items()
-    }
     page = write_report(
         list(studies.values()), stage.folder / "report.html", force=stage.force, figure_format=figure_format,
         title="rhoscope: symbols inside a neural network",

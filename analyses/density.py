@@ -65,6 +65,8 @@ def density_variables(density: SpectralDensity) -> dict[str, tuple]:
 
 def density_sentence(density: SpectralDensity) -> str:
     """One line for the terminal: how many eigenvalues lie where."""
+    if density.norm == 0.0:
+        return f"all {density.dimension:,} eigenvalues are 0: every random start is mapped to 0"
     band = DENSITY_BAND * density.norm
     counted = density.cumulative(np.array([-band, band]))
     errors = counted.standard_error

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analyses.reading.text import shown
@@ -87,6 +87,26 @@ class Expression:
                 value = self._multiply(value, self._factor(factor, tensors))
             total = value if total is None else self._add(total, value)
         return total
+
+    def remainders(self) -> Iterator[Expression]:
+        """What slices that begin at 0 leave out: the same product with one of them from its end on.
+
+        Yields
+        ------
+        Expression
+            Not always one whose shapes fit; none for sums.
+        """
+        if len(self.products) > 1:
+            return
+        (product,) = self.products
+        for i, factor in enumerate(product):
+            for j, operation in enumerate(factor.operations):
+                for k, part in enumerate(operation if isinstance(operation, tuple) else ()):
+                    if part.start in (None, 0) and part.stop is not None:
+                        rest = (*operation[:k], slice(part.stop, None), *operation[k + 1 :])
+                        operations = (*factor.operations[:j], rest, *factor.operations[j + 1 :])
+                        other = replace(factor, operations=operations)
+                        yield Expression(self.text, ((*product[:i], other, *product[i + 1 :]),))
 
     def _factor(self, factor: Factor, tensors: Mapping[str, Tensor]) -> Tensor:
         if factor.key not in tensors:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 
-import matplotlib
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from analyses.density import DENSITY_BAND
+from analyses.drawing import (
+    Axes,
+    Figure,
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    house_style,
+)
+from analyses.figure_formats import check_format
 from analyses.studies import complex_variable
-from manifold.errors import InputError
 
-FIGURE_FORMATS = ("svg", "png", "pdf")
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
@@ -24,24 +28,9 @@ GREY = "#6b6b6b"
 SIGN_COLOURS = {"negative": VERMILION, "marginal": GREY, "positive": BLUE, "undetermined": ORANGE}
 SIGN_WORDS = {
     "negative": "unstable (negative)",
-    "marginal": "marginal (zero)",
+    "marginal": "marginal (zero by a symmetry)",
     "positive": "contracting (positive)",
-    "undetermined": "undetermined",
-}
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "axes.labelsize": 11,
-    "axes.titlesize": 11,
-    "legend.fontsize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "rhoscope",  # the same study gives the same bytes
+    "undetermined": "undetermined (within its bound of 0)",
 }
 
 
@@ -66,30 +55,16 @@ def figure_bytes(figure: Figure, figure_format: str) -> bytes:
     check_format(figure_format)
     buffer = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure.savefig(buffer, format=figure_format, dpi=160, metadata=dates[figure_format])
     return buffer.getvalue()
-
-
-def check_format(figure_format: str) -> None:
-    """Refuse an unknown figure format.
-
-    Raises
-    ------
-    InputError
-        If it is not one of `FIGURE_FORMATS`.
-    """
-    if figure_format not in FIGURE_FORMATS:
-        raise InputError(
-            f"--figure-format: expected one of {', '.join(FIGURE_FORMATS)}, got {figure_format!r}"
-        )
 
 
 def new_figure(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.2, 3.8), **options
 ) -> tuple[Figure, np.ndarray]:
     """An empty figure in the style of the house, with its axes as an array (rows, columns)."""
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
@@ -97,7 +72,7 @@ def new_figure(
 
 def add_legend(axes: Axes, **options) -> None:
     """A legend in the style of the house."""
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         axes.legend(**options)
 
 
@@ -170,15 +145,15 @@ def potentials_figure(study: xr.Dataset) -> Figure:
 
 
 def signs(values: np.ndarray, errors: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of eigenvalues by sign, claimed only beyond the error bound; else zero or open."""
-    norm = np.nanmax(np.abs(values), initial=0.0)
-    close = np.abs(values) <= errors
-    rounding = errors <= 1e-8 * norm
+    """Masks of eigenvalues by sign, claimed only beyond the error bound.
+
+    A number within its bound of zero is undetermined: that it is zero would take a symmetry to prove, which
+    the numbers alone do not show.
+    """
     return {
         "negative": values < -errors,
-        "marginal": close & rounding,
         "positive": values > errors,
-        "undetermined": close & ~rounding,
+        "undetermined": np.abs(values) <= errors,
     }
 
 
@@ -241,7 +216,7 @@ def density_figure(study: xr.Dataset) -> Figure:
     for mask, colour, words in (
         (below_zero, "negative", SIGN_WORDS["negative"]),
         (above_zero, "positive", SIGN_WORDS["positive"]),
-        (~below_zero & ~above_zero, "marginal", f"within ±{band:.1g}, too near 0 for a sign"),
+        (~below_zero & ~above_zero, "undetermined", f"within ±{band:.1g}, too near 0 for a sign"),
     ):
         above.bar(
             edges[:-1][mask], counts[mask], np.diff(edges)[mask], align="edge", color=SIGN_COLOURS[colour],
@@ -269,7 +244,7 @@ def _decades(top: float, threshold: float) -> FixedLocator:
 
 
 def _value_scale(axes: Axes, values: np.ndarray, errors: np.ndarray) -> None:
-    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the marginal band."""
+    """Logarithmic where all is positive, symmetric-logarithmic where signs mix; shows the band around 0."""
     values, errors = values[np.isfinite(values)], errors[np.isfinite(errors)]
     if not len(values):
         return

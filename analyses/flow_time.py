@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from analyses.recipes import is_own
 from analyses.runs import Run
 from analyses.subjects import Subject
 from analyses.training import RawGradient, TrainingPlan, learning_rates
@@ -19,9 +20,12 @@ from spectra.networks import GroupNetwork
 def training_plan(run: Run) -> TrainingPlan | None:
     """The plan of a run of the reference trainer; None for runs of other trainers."""
     names = {field.name for field in dataclasses.fields(TrainingPlan)}
-    if names - set(run.config) - {"labels"}:  # runs older than shuffled labels have true ones
+    if not is_own(run.config) or names - set(run.config) - {"labels"}:  # old runs have true labels
         return None
-    return TrainingPlan(**{name: run.config[name] for name in names & set(run.config)})
+    try:
+        return TrainingPlan(**{name: run.config[name] for name in names & set(run.config)})
+    except (InputError, TypeError, ValueError, OverflowError):  # not what rhoscope train wrote
+        return None
 
 
 def flow_times(run: Run, steps: Sequence[float]) -> np.ndarray | None:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from analyses.activations import ACTIVATIONS, activate
+from analyses.activations import ACTIVATIONS
 from analyses.candidates import Candidate, candidates
-from analyses.expressions import parse_expression
-from analyses.layouts import TENSORS, Layout, Weights
+from analyses.evidence import apply, sums_of
+from analyses.layouts import Layout
+from analyses.origins import Confidence
+from analyses.rivals import SAME_ACCURACY, Verdict, judge, luck
 from manifold.errors import LayoutError
 from manifold.groups import FiniteAbelianGroup
 
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from analyses.checkpoints import Checkpoint
 
 MAX_CANDIDATES = 200
-SAMPLE_PAIRS = 512
-SEARCH_FLOPS = 4 * 10**10
-SETTLE_FLOPS = 2 * 10**10
+SAMPLE_PAIRS = 256
+SEARCH_FLOPS = 2 * 10**10
 VERIFIED = 0.99
-NEAR_ONE_HOT = 0.1  # squared distance to one-hot targets, as a share of the constant predictor's
+LEAST_ORDER = 4  # nine pairs are right by luck once in 20,000 readings, and hundreds are tried
+SAME_STRUCTURE = 0.02  # five pairs' luck of 256: readings so near in accuracy are told apart by what they use
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,50 @@ class Guess:
     Parameters
     ----------
     layout : Layout
-    confidence : str
-        ``verified`` (at least 99 % of the pairs right), ``likely`` (far above chance, or the names of
-        our own layout), ``weak`` (shapes fit, nothing else speaks for it).
+    confidence : Confidence
+        ``verified``: at least 99 % of the pairs right, every tensor used, and no other reading fits as well,
+        among all activations of layouts and `analyses.evidence.OTHERS`. ``ambiguous``: 99 % right, but
+        something is open. ``weak``: the network does not do the task as it is read.
     accuracy : float
         Share of the n^2 pairs whose largest output is at x + y (of groups with thousands of elements:
         of evenly spaced rows of pairs; the reason says how many).
     reason : str
         Why, in one sentence.
+    rivals : tuple of str
+        Activations that the numbers do not rule out.
+    unused : tuple of str
+        Floating tensors that the layout does not use.
+    doubts, remarks : tuple of str
+        What else is open, and what is certain and must be known; one sentence each.
+    usable : bool
+        Whether accuracy or the names of our own layout speak for the tensors at all.
     """
 
     layout: Layout
-    confidence: str
+    confidence: Confidence
     accuracy: float
     reason: str
+    rivals: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    usable: bool = True
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate on a group, and how it did on some pairs with the activation that does best."""
+
+    candidate: Candidate
+    layout: Layout
+    accuracy: float
+    unused: int
 
 
 def guess_layout(
-    checkpoint: Checkpoint, group: str | None = None, *, activation: str | None = None
-) -> Guess | None:
+    checkpoint: Checkpoint, group: str | None = None, *, activation: str | None = None,
+    loss: str | None = None,
+) -> Guess | None:  # fmt: skip
     """Guess where the weights of a group network are, and check the guess by its accuracy.
 
     Tried: separate, tied and concatenated first layers; an embedding (one or two) followed by a linear
@@ -62,10 +89,8 @@ def guess_layout(
     Parameters
     ----------
     checkpoint : Checkpoint
-    group : str, optional
-        Narrows the guess.
-    activation : str, optional
-        Narrows the guess.
+    group, activation, loss : str, optional
+        What is known narrows the guess.
 
     Returns
     -------
@@ -74,71 +99,116 @@ def guess_layout(
     """
     order = FiniteAbelianGroup.parse(group).order if group is not None else None
     found = sorted(candidates(checkpoint, order), key=lambda candidate: -candidate.prior)[:MAX_CANDIDATES]
-    tried: list[tuple[float, float, Layout, Candidate]] = []
+    trials: list[_Trial] = []
     spent = 0
+    names = ACTIVATIONS if activation is None else (activation,)
     for candidate in found:
-        for layout in _layouts(candidate, group, activation) if spent < SEARCH_FLOPS else ():
-            score = _score(layout, checkpoint)
-            spent += 2 * SAMPLE_PAIRS * candidate.order * candidate.width
-            if score is not None:
-                tried.append((*score, layout, candidate))
-    if not tried:
+        if spent < SEARCH_FLOPS:
+            trials += _trials(candidate, group, names, checkpoint)
+            spent += 2 * SAMPLE_PAIRS * candidate.order * candidate.width * len(names)
+    if not trials:
         return None
-    layout, candidate, rivals = _best(tried)
-    return _judged(_evidence(layout, checkpoint), candidate, rivals, checkpoint)
+    chosen = _best(trials)
+    layout = chosen.layout if activation is None else replace(chosen.layout, activation=activation)
+    verdict = judge(layout, checkpoint, activation=activation, loss=loss)
+    return guess_of(verdict, checkpoint, structure=chosen.candidate.structure, others=_others(chosen, trials))
 
 
-def _best(
-    tried: list[tuple[float, float, Layout, Candidate]],
-) -> tuple[Layout, Candidate, list[str]]:
-    """The layout to believe, and other activations that the numbers do not rule out.
-
-    Accuracy decides where it is far above chance, then the loss (a factor of three says nothing: the
-    simpler activation wins); names decide where accuracy says nothing.
-    """
-    informative = [item for item in tried if item[0] > max(0.2, 5 / item[3].order)]
+def _best(trials: list[_Trial]) -> _Trial:
+    """The reading to believe: accuracy far above chance decides, then what it leaves unused, then names."""
+    own = [trial for trial in trials if _own_names(trial.layout) and trial.layout.w_b is not None]
+    informative = [trial for trial in own or trials if trial.accuracy > luck(trial.candidate.order)]
     if not informative:
-        return tried[0][2], tried[0][3], []
-    accuracy = max(item[0] for item in informative)
-    near = [item for item in informative if item[0] >= accuracy - 0.005]
-    loss = min(item[1] for item in near)
-    near = [item for item in near if item[1] <= 3 * loss]
-    near.sort(key=lambda item: (_complexity(item[2].activation), -item[3].prior))
-    _, _, layout, candidate = near[0]
-    rivals = {item[2].activation for item in near} - {layout.activation}
-    return layout, candidate, sorted(rivals)
+        return min(own or trials, key=_order)
+    accuracy = max(trial.accuracy for trial in informative)
+    return min((one for one in informative if one.accuracy >= accuracy - SAME_STRUCTURE), key=_order)
 
 
-def _complexity(activation: str) -> int:
-    return ACTIVATIONS.index(activation) if activation in ACTIVATIONS else len(ACTIVATIONS)
+def _order(trial: _Trial) -> tuple[int, float]:
+    return trial.unused, -trial.candidate.prior
 
 
-def _judged(evidence: _Evidence, candidate: Candidate, rivals: list[str], checkpoint: Checkpoint) -> Guess:
-    layout = evidence.layout
-    own_names = (candidate.first, candidate.out) == ("w_a", "w_c")
-    if evidence.accuracy >= VERIFIED:
-        confidence = "verified"
-    elif evidence.accuracy > max(0.3, 10 / candidate.order) or own_names:
-        confidence = "likely"
-    else:
-        confidence = "weak"
-    used = {key for name in TENSORS for key in _keys(getattr(layout, name))}
-    left = len(set(checkpoint.tensors) - used)
-    which = "all " if evidence.pairs == candidate.order**2 else ""
-    parts = [
-        candidate.structure,
-        f"{100 * evidence.accuracy:.1f} % of {which}{evidence.pairs} pairs right with {layout.activation}",
-        evidence.outputs,
+def _others(chosen: _Trial, trials: list[_Trial]) -> list[str]:
+    """Other readings of at least as many tensors that do as well; x and y exchanged is the same reading."""
+
+    def parts(trial: _Trial) -> tuple:
+        layout = trial.layout
+        return frozenset({layout.w_a, layout.w_b}), layout.w_c, layout.group
+
+    same = parts(chosen)
+    return [
+        f"{trial.candidate.structure} of {', '.join(_keys(trial.layout))} on {trial.layout.group}"
+        for trial in trials
+        if trial.unused <= chosen.unused
+        and trial.accuracy > luck(trial.candidate.order)
+        and trial.accuracy >= chosen.accuracy - SAME_ACCURACY
+        and parts(trial) != same
     ]
-    if rivals:
-        parts.append(f"{' and '.join(rivals)} would fit as well (--activation decides)")
-    if left:
-        parts.append(f"{left} tensors not used")
-    return Guess(layout, confidence, evidence.accuracy, ", ".join(parts))
 
 
-def _keys(text: str | None) -> tuple[str, ...]:
-    return parse_expression(text).keys if text is not None else ()
+def _keys(layout: Layout) -> list[str]:
+    return list(dict.fromkeys(key for one in layout.expressions.values() for key in one.keys))
+
+
+def _own_names(layout: Layout) -> bool:
+    return (layout.w_a, layout.w_c) == ("w_a", "w_c") and layout.w_b in (None, "w_b")
+
+
+def guess_of(
+    verdict: Verdict, checkpoint: Checkpoint, *, structure: str = "tensors given",
+    others: list[str] | None = None,
+) -> Guess:  # fmt: skip
+    """What a verdict about a layout is worth.
+
+    Parameters
+    ----------
+    verdict : Verdict
+    checkpoint : Checkpoint
+    structure : str
+        What the reading is called.
+    others : list of str, optional
+        Other readings of the tensors that do as well.
+
+    Returns
+    -------
+    Guess
+    """
+    layout, order = verdict.layout, FiniteAbelianGroup.parse(verdict.layout.group).order
+    unused = layout.unused(checkpoint)
+    doubts = list(verdict.doubts)
+    if others:
+        doubts.append(f"another reading does the task as well: {others[0]}")
+    if unused:
+        doubts.append(f"{_listed(unused)} not used")
+    if order < LEAST_ORDER:
+        doubts.append("so few pairs may all be right by luck")
+    if verdict.accuracy < VERIFIED:
+        confidence = Confidence.WEAK
+    else:
+        confidence = Confidence.AMBIGUOUS if verdict.rivals or doubts else Confidence.VERIFIED
+    which = "all " if verdict.pairs == order**2 else ""
+    reason = (
+        f"{structure}, {100 * verdict.accuracy:.1f} % of {which}{verdict.pairs} pairs right with "
+        f"{layout.activation} ({verdict.evidence}), loss {layout.loss}"
+    )
+    reason += f" of {layout.output_scale:.3g} o" if layout.output_scale != 1 else ""
+    usable = verdict.accuracy > max(0.3, min(10 / order, 0.9)) or _own_names(layout)
+    return Guess(
+        layout,
+        confidence,
+        verdict.accuracy,
+        reason,
+        verdict.rivals,
+        unused,
+        tuple(doubts),
+        verdict.remarks,
+        usable,
+    )
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(keys[:5]) + more + (" is" if len(keys) == 1 else " are")
 
 
 # -- trying them -------------------------------------------------------------------------------------
@@ -168,89 +238,50 @@ def abelian_groups(order: int) -> list[FiniteAbelianGroup]:
     return [FiniteAbelianGroup(orders) for orders in chains(order, 1)]
 
 
-def _layouts(candidate: Candidate, group: str | None, activation: str | None) -> Iterator[Layout]:
-    groups = [group] if group is not None else [g.name for g in abelian_groups(candidate.order)[:8]]
-    for name in groups:
-        for kind in ACTIVATIONS if activation is None else (activation,):
-            yield Layout(
-                group=name,
-                w_a=candidate.first,
-                w_b=candidate.second,
-                w_c=candidate.out,
-                bias=" + ".join(candidate.bias) or None,
-                output_bias=candidate.output_bias,
-                loss="cross_entropy",
-                activation=kind,
-            )
-
-
-def _outputs(weights: Weights, layout: Layout, x: Tensor, y: Tensor) -> Tensor:
-    b = weights.a if weights.b is None else weights.b
-    return layout.output_scale * activate(weights.a[x] + b[y], layout.activation) @ weights.c.T
-
-
-def _sums(group: FiniteAbelianGroup, x: Tensor, y: Tensor) -> Tensor:
-    """Numbers of x + y, without the table of all sums (groups may be large here)."""
-    import torch
-
-    elements = torch.as_tensor(group.elements)
-    return torch.as_tensor(group.index((elements[x] + elements[y]).numpy()))
-
-
-def _score(layout: Layout, checkpoint: Checkpoint) -> tuple[float, float] | None:
-    """Accuracy on some pairs, and a loss that compares activations; None if the shapes do not fit."""
-    import torch
-
+def _trials(
+    candidate: Candidate, group: str | None, names: tuple[str, ...], checkpoint: Checkpoint
+) -> Iterator[_Trial]:
+    """A candidate on every group of its order, with the activation that does best on some pairs."""
+    groups = [group] if group is not None else [one.name for one in abelian_groups(candidate.order)[:8]]
+    layouts = [
+        Layout(
+            group=name,
+            w_a=candidate.first,
+            w_b=candidate.second,
+            w_c=candidate.out,
+            bias=" + ".join(candidate.bias) or None,
+            output_bias=candidate.output_bias,
+            loss="cross_entropy",
+        )
+        for name in groups
+    ]
     try:
-        weights = layout.weights(checkpoint)
+        answers = list(_answers(layouts[0], names, checkpoint))
     except LayoutError:
-        return None
-    group = FiniteAbelianGroup.parse(layout.group)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randint(group.order, (2, SAMPLE_PAIRS), generator=generator)
-    target = _sums(group, x, y)
-    outputs = _outputs(weights, layout, x, y)
-    accuracy = float((outputs.argmax(1) == target).double().mean())
-    mean_square = float((outputs - torch.nn.functional.one_hot(target, group.order)).square().sum(1).mean())
-    entropy = float(torch.nn.functional.cross_entropy(outputs, target)) / math.log(group.order)
-    return accuracy, min(mean_square, entropy)
+        return
+    unused = len(layouts[0].unused(checkpoint))
+    for layout in layouts:
+        target = sums_of(FiniteAbelianGroup.parse(layout.group), *_pairs(candidate.order))
+        accuracy = max(float((answer == target).double().mean()) for answer in answers)
+        yield _Trial(candidate, layout, accuracy, unused)
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What the outputs on all pairs (or, of large groups, on evenly spaced rows of pairs) say."""
-
-    layout: Layout  # with the loss and output scale that the outputs speak for
-    accuracy: float
-    pairs: int
-    outputs: str
-
-
-def _evidence(layout: Layout, checkpoint: Checkpoint) -> _Evidence:
+def _pairs(order: int) -> tuple[Tensor, Tensor]:
+    """All pairs of a small group, some of a larger one."""
     import torch
 
-    weights = layout.weights(checkpoint)
-    group = FiniteAbelianGroup.parse(layout.group)
-    n, q = weights.a.shape
-    rows = torch.linspace(0, n - 1, max(1, min(n, SETTLE_FLOPS // (2 * n * n * q)))).long()
-    right, count = 0, len(rows) * n
-    scales = {1.0: "", 1 / (2 * n): "o/(2n)", 1 / q: "o/q", 1 / (2 * n * q): "o/(2nq)"}
-    errors = {(scale, projected): 0.0 for scale in scales for projected in (False, True)}
-    y = torch.arange(n)
-    for x in rows:
-        target = _sums(group, x.expand(n), y)
-        outputs = _outputs(weights, layout, x.expand(n), y)
-        right += int((outputs.argmax(1) == target).sum())
-        goal = torch.nn.functional.one_hot(target, n).double()
-        for scale, projected in errors:
-            gap = scale * outputs - goal
-            gap = gap - gap.mean(1, keepdim=True) if projected else gap
-            errors[scale, projected] += float(gap.square().sum()) / count
-    told = "outputs far from one-hot vectors (taken as logits)"
-    for projected, loss in ((False, "mse"), (True, "projected_mse")):
-        scale = min(scales, key=lambda s: errors[s, projected])
-        if errors[scale, projected] < NEAR_ONE_HOT * (1 - 1 / n):
-            told = f"outputs near one-hot vectors ({loss}{' of ' + scales[scale] if scales[scale] else ''})"
-            layout = replace(layout, loss=loss, output_scale=scale * layout.output_scale)
-            break
-    return _Evidence(layout, right / count, count, told)
+    if order**2 <= SAMPLE_PAIRS:
+        return torch.arange(order).repeat_interleave(order), torch.arange(order).repeat(order)
+    x, y = torch.randint(order, (2, SAMPLE_PAIRS), generator=torch.Generator().manual_seed(0))
+    return x, y
+
+
+def _answers(layout: Layout, names: tuple[str, ...], checkpoint: Checkpoint) -> Iterator[Tensor]:
+    """The elements that a network answers on some pairs, with each activation."""
+    parts = layout.parts(checkpoint)
+    x, y = _pairs(len(parts.a))
+    inner = (parts.a[x] + (parts.a if parts.b is None else parts.b)[y]).float()  # the largest output is all
+    last = parts.c.mT.float()
+    for name in names:
+        outputs = apply(inner, name) @ last
+        yield (outputs if parts.constant is None else outputs + parts.constant).argmax(1)

@@ -6,16 +6,18 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.activations import activate, known_activation
+from analyses.activations import known_activation
 from analyses.elements import element_order, inverse, read_elements
-from analyses.expressions import parse_expression
+from analyses.expressions import Expression, parse_expression
+from analyses.origins import Origin
 from analyses.reading.statedicts import METADATA_KEY
 from analyses.reading.text import shown
-from manifold.errors import InputError, LayoutError
+from analyses.weights import Weights
+from manifold.errors import CheckpointError, InputError, LayoutError
 from manifold.groups import FiniteAbelianGroup
 
 if TYPE_CHECKING:
@@ -26,24 +28,6 @@ if TYPE_CHECKING:
 
 LOSSES = ("projected_mse", "mse", "cross_entropy")
 TENSORS = ("w_a", "w_b", "w_c", "bias", "output_bias")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The effective weights of a network, float64, group elements in C order.
-
-    Parameters
-    ----------
-    a, b, c : Tensor, shape (n, q)
-        ``b`` is None for tied weights.
-    notes : tuple of str
-        What was done to biases and the order of the elements, one sentence each.
-    """
-
-    a: Tensor
-    b: Tensor | None
-    c: Tensor
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +56,8 @@ class Layout:
     elements : tuple of int, optional
         ``elements[i]`` is the group element that row i of the stored tensors stands for (for outputs
         too); None: stored in C order.
+    origin : Origin
+        How this layout became known; not part of what is written down or compared.
 
     Raises
     ------
@@ -89,6 +75,7 @@ class Layout:
     activation: str = "square"
     output_scale: float = 1.0
     elements: tuple[int, ...] | None = None
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in TENSORS:
@@ -127,6 +114,11 @@ class Layout:
 
     # -- reading and writing -----------------------------------------------------------------------
     @classmethod
+    def written_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that a layout file may hold."""
+        return tuple(one.name for one in fields(cls) if one.name != "origin")
+
+    @classmethod
     def from_dict(cls, document: Mapping[str, Any], *, origin: str = "layout") -> Layout:
         """A layout from a table such as the one in a TOML file; ``[tensors]`` may be a table of its own.
 
@@ -152,7 +144,7 @@ class Layout:
             raise LayoutError(f"{origin}: tensors: expected a table, got {shown(tensors)}")
         values.update(tensors)
         values = {key: value for key, value in values.items() if value is not None}
-        known = {field.name for field in fields(cls)}
+        known = set(cls.written_fields())
         unknown = [shown(key) for key in values if key not in known]
         if unknown:
             raise LayoutError(f"{origin}: unknown key {unknown[0]}; known are {', '.join(sorted(known))}")
@@ -163,8 +155,9 @@ class Layout:
             if not isinstance(values["elements"], Sequence) or isinstance(values["elements"], str):
                 raise LayoutError(f"{origin}: elements: expected a list of elements")
             values["elements"] = tuple(values["elements"])
+        assumed = tuple(name for name in ("activation", "loss") if name not in values)
         try:
-            return cls(**values)
+            return cls(**values, origin=Origin(assumed=assumed))
         except LayoutError as error:
             raise LayoutError(f"{origin}: {error}") from None
 
@@ -235,7 +228,7 @@ class Layout:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set, as JSON types."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in self.written_fields()}
         if self.elements is not None:
             values["elements"] = list(self.elements)
         return {key: value for key, value in values.items() if value is not None}
@@ -261,6 +254,24 @@ class Layout:
         LayoutError
             If a key is not there or a shape fits neither n x q nor q x n.
         """
+        return self.parts(checkpoint).carried(self.activation, self.output_scale)
+
+    def parts(self, checkpoint: Checkpoint) -> Weights:
+        """As `weights`, with the output bias apart: the same for every activation.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+
+        Returns
+        -------
+        Weights
+
+        Raises
+        ------
+        LayoutError
+            If a key is not there or a shape fits neither n x q nor q x n.
+        """
         n = self._parsed_group().order
         a, b, c = (self._matrix(name, checkpoint, n) for name in ("w_a", "w_b", "w_c"))
         widths = {name: m.shape[1] for name, m in (("w_a", a), ("w_b", b), ("w_c", c)) if m is not None}
@@ -268,27 +279,48 @@ class Layout:
             raise LayoutError(f"{checkpoint.path}: the widths q disagree: {widths}; check the layout")
         notes = [
             f"{name} is a product of stored tensors: the spectrum is that of the effective weights"
-            for name, text in (("w_a", self.w_a), ("w_b", self.w_b), ("w_c", self.w_c))
-            if text is not None and parse_expression(text).factored
+            for name, expression in self.expressions.items()
+            if name in ("w_a", "w_b", "w_c") and expression.factored
         ]
         if self.bias is not None:
             half = self._vector("bias", checkpoint, a.shape[1]) / 2
             a, b = a + half, None if b is None else b + half
             notes.append("first-layer bias carried exactly: half added to every row of a, half to b")
+        constant = None
+        if self.output_bias is not None:
+            constant = self._vector("output_bias", checkpoint, n)
         if self.elements is not None:
             place = inverse(self.elements)
             a, c, b = a[place], c[place], None if b is None else b[place]
+            constant = None if constant is None else constant[place]
             notes.append("group elements reordered as the layout says")
-        if self.output_bias is not None:
-            constant = self._vector("output_bias", checkpoint, n)
-            constant = constant if self.elements is None else constant[inverse(self.elements)]
-            if constant.abs().max() > 0:
-                a, b, c = _add_constant(a, b, c, constant / self.output_scale, self.activation)
-                notes.append(
-                    "output bias carried exactly by one more neuron of constant activity; "
-                    "the spectrum is that of the network with this neuron"
-                )
-        return Weights(a.contiguous(), None if b is None else b.contiguous(), c.contiguous(), tuple(notes))
+        return Weights(a, b, c, constant, tuple(notes))
+
+    @property
+    def expressions(self) -> dict[str, Expression]:
+        """The expressions that are there, parsed, by the names in `TENSORS`."""
+        texts = {name: getattr(self, name) for name in TENSORS}
+        return {name: parse_expression(text) for name, text in texts.items() if text is not None}
+
+    def unused(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Tensors of a checkpoint that no expression uses; copies of used ones are not counted.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+
+        Returns
+        -------
+        tuple of str
+            Keys in the order of the checkpoint.
+        """
+        used = {key for expression in self.expressions.values() for key in expression.keys}
+        known = [checkpoint.tensors[key] for key in used if key in checkpoint.tensors]
+        return tuple(
+            key
+            for key, tensor in checkpoint.tensors.items()
+            if key not in used and not any(_same(tensor, other) for other in known)
+        )
 
     def network(self, checkpoint: Checkpoint, *, quadratic: bool = True) -> GroupNetwork:
         """The network of a checkpoint.
@@ -307,6 +339,8 @@ class Layout:
         ------
         LayoutError
             If the tensors do not fit, or the activation is not the square where that is asked for.
+        CheckpointError
+            If the loss overflows with weights as large.
         """
         from spectra.activations import parse_activation  # late: spectra imports torch
         from spectra.networks import GroupNetwork
@@ -317,10 +351,16 @@ class Layout:
                 "other activations have a spectrum (rhoscope analyze, crossings)"
             )
         weights = self.weights(checkpoint)
-        return GroupNetwork(
+        network = GroupNetwork(
             self._parsed_group(), weights.a, weights.b, weights.c, self.output_scale,
             parse_activation(self.activation),
         )  # fmt: skip
+        if (size := network.largest) > network.overflow:
+            raise CheckpointError(
+                f"{checkpoint.path}: weights as large as {size:.1e}, with which the loss overflows double "
+                "precision: this training has diverged"
+            )
+        return network
 
     def _matrix(self, name: str, checkpoint: Checkpoint, n: int) -> Tensor | None:
         text = getattr(self, name)
@@ -345,28 +385,17 @@ class Layout:
         return value.reshape(-1)
 
     def _value(self, name: str, checkpoint: Checkpoint) -> Tensor:
+        expression = parse_expression(getattr(self, name))
+        checkpoint.require(expression.keys)
         try:
-            return parse_expression(getattr(self, name)).evaluate(checkpoint.tensors)
+            return expression.evaluate(checkpoint.tensors)
         except LayoutError as error:
             raise LayoutError(f"{checkpoint.path}: {name} = {error}") from None
 
 
-def _add_constant(
-    a: Tensor, b: Tensor | None, c: Tensor, constant: Tensor, activation: str
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """One more neuron whose activity does not depend on the input and whose output is ``constant``."""
-    import torch
-
-    if activation == "square":  # the smallest norm of (a, b, c) that gives this constant
-        levels = (4 * constant.square().sum() / len(constant)).reshape(1) ** (1 / 6)
-    else:
-        levels = torch.arange(1, 18, dtype=a.dtype)  # not all of them are roots of a polynomial
-    activities = activate(levels, activation)
-    first = int((activities.abs() > 1e-3 * activities.abs().max()).nonzero()[0])
-    level, activity = float(levels[first]), float(activities[first])
-    half = torch.full((len(a), 1), level / 2, dtype=a.dtype)
-    a, b = torch.cat([a, half], 1), None if b is None else torch.cat([b, half], 1)
-    return a, b, torch.cat([c, (constant / activity)[:, None]], 1)
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers: a tied weight is stored under two keys."""
+    return one.shape == other.shape and one.numel() > 1 and bool((one == other).all())
 
 
 def stored_layout(checkpoint: Checkpoint) -> Layout | None:

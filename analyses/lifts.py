@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifold.errors import InputError
 from manifold.expressions import parse_monomials
 from manifold.groups import FiniteAbelianGroup
 from manifold.monomials import Monomials
@@ -69,7 +70,7 @@ def lift_frequencies(
     """
     weights = np.full(len(a), 1 / len(a)) if weights is None else weights
     if base == "sphere":
-        return [_global_lift(group, a, b, c, weights)]
+        return _with_weight([_global_lift(group, a, b, c, weights)])
     lifts = []
     for k in group.conjugate_pairs:
         z = np.stack([a[:, k], b[:, k], c[:, k]], axis=1)
@@ -96,7 +97,23 @@ def lift_frequencies(
         lifts.append(
             Lift(frequency, space, parse_monomials(expressions, space), points, mass[alive] / total, total)
         )
-    return sorted(lifts, key=lambda lift: -lift.mass)
+    return sorted(_with_weight(lifts), key=lambda lift: -lift.mass)
+
+
+def _with_weight(lifts: list[Lift]) -> list[Lift]:
+    """The lifts, if there are any with neurons of finite weight.
+
+    Raises
+    ------
+    InputError
+        If no neuron carries weight, or a weight is beyond double precision.
+    """
+    if not lifts or not all(len(lift.points) and math.isfinite(lift.mass) for lift in lifts):
+        raise InputError(
+            "network: expected neurons with a finite weight |z|^3 > 0 at some frequency, got none (a network "
+            "of zeros, or one whose |z|^3 is beyond double precision): there is no measure to fit"
+        )
+    return lifts
 
 
 def _symbols(symbols: str) -> str:
@@ -127,8 +144,9 @@ def _global_lift(
     points = np.concatenate(blocks, 1)
     size = np.linalg.norm(points, axis=1)
     mass = weights * size**3
-    alive = mass > 1e-12 * mass.max()
+    alive = mass > 1e-12 * mass.max(initial=0)
     space = parse_space(f"S{coordinate - 1}")
     total = float(mass.sum())
+    share = mass[alive] / total if total else mass[alive]
     monomials = parse_monomials(";".join(expressions), space)
-    return Lift((), space, monomials, points[alive] / size[alive, None], mass[alive] / total, total)
+    return Lift((), space, monomials, points[alive] / size[alive, None], share, total)

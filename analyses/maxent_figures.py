@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+
+from analyses.drawing import Circle, Figure, matplotlib
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 
 
-def maxent_figures(study: xr.Dataset) -> dict[str, Figure]:
-    """The figures that a study has data for, by name.
+def maxent_figures(study: xr.Dataset) -> dict[str, Callable[[], Figure]]:
+    """What draws the figures that a study has data for, by name.
 
     Parameters
     ----------
@@ -20,16 +23,15 @@ def maxent_figures(study: xr.Dataset) -> dict[str, Figure]:
 
     Returns
     -------
-    dict of str to Figure
+    dict of str to callable
+        Each returns its Figure.
     """
-    figures = {}
-    if "empirical_entropy" in study:
-        figures["entropies"] = frequency_figure(study)
-    if "neuron_phase" in study:
-        figures["torus"] = torus_figure(study)
-    if "path_entropy" in study:
-        figures["path"] = path_figure(study)
-    return figures
+    known = {
+        "entropies": ("empirical_entropy", frequency_figure),
+        "torus": ("neuron_phase", torus_figure),
+        "path": ("path_entropy", path_figure),
+    }
+    return {name: partial(draw, study) for name, (needed, draw) in known.items() if needed in study}
 
 
 def _bare(axes) -> None:
@@ -129,8 +131,6 @@ def path_figure(study: xr.Dataset) -> Figure:
 
 
 def _colours(count: int) -> list:
-    import matplotlib
-
     return [matplotlib.colormaps["viridis"](0.88 * i / max(count - 1, 1)) for i in range(count)]
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import xarray as xr
 from markupsafe import Markup
 
-from analyses.figures import STYLE
 from analyses.maxent_figures import maxent_figures
 from analyses.maxent_text import GLOSSARY
-from analyses.sections import Fact, Picture, Section, document_of, scientific
+from analyses.sections import Fact, Picture, Section, document_of, scientific, warned
 
 CAPTIONS = {
     "entropies": "Left: entropy of the maximum-entropy measure with the network's symbols, and of "
@@ -29,12 +28,9 @@ def maxent_section(study: xr.Dataset) -> Section:
     document = document_of(study)
     fits = document.get("fits")
     title = "The least committed measure" if fits is None else "How committed is the network?"
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        drawn = maxent_figures(study)
     pictures = [
-        Picture(name, figure, Markup(CAPTIONS[name]), CAPTIONS[name]) for name, figure in drawn.items()
+        Picture(name, draw, Markup(CAPTIONS[name]), CAPTIONS[name])
+        for name, draw in maxent_figures(study).items()
     ]
     return Section(
         title=title,
@@ -88,7 +84,7 @@ def _network(document: dict[str, Any]) -> list[str]:
                 "On the face itself these symbols are constant: the least committed measure there is uniform "
                 "on the two-torus, and where the neurons sit on it says nothing about these symbols."
             )
-    return [*story, *(re.sub(r"\bmu\b", "μ", text) for text in GLOSSARY.values())]
+    return warned([*story, *(re.sub(r"\bmu\b", "μ", text) for text in GLOSSARY.values())], document)
 
 
 def _constant_on_face(fit: dict[str, Any]) -> bool:

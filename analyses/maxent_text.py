@@ -58,7 +58,10 @@ def summary_of_fits(document: dict[str, Any]) -> str:
     """A table for the terminal about the frequencies of a network."""
     head = (f"{'frequency':>10} {'n_eff':>8} {'rho/h':>9} {'|lambda|':>10} {'entropy':>9} "
             f"{'empirical':>10} {'gap':>14} {'dim':>5} {'d_int':>6} singular")  # fmt: skip
-    lines = [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
+    warnings = document.get("warnings", [])
+    lines = [f"warning: {warning}" for warning in warnings]
+    lines += [f"note: {note}" for note in document.get("notes", []) if note not in warnings]
+    lines += [f"maximum entropy, base {document['base']}, step {document['checkpoint']['step']}", head]
     for fit in document["fits"]:
         lam = fit["lambda"]
         size = None if lam is None or any(v is None for v in lam) else sum(v * v for v in lam) ** 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from analyses.figures import (
     spectrum_figure,
     spectrum_steps_figure,
 )
-from analyses.sections import Fact, Picture, Section, document_of, measured, percent, scientific
+from analyses.sections import Fact, Picture, Section, document_of, measured, percent, scientific, warned
 
 IDENTITY = Markup(
     "<i>H</i> computed by running the network minus <i>H</i> rebuilt from the potentials alone; "
@@ -48,12 +49,12 @@ def trajectory_section(study: xr.Dataset) -> Section:
     ]  # fmt: skip
     pictures = [
         Picture(
-            "loss", loss_figure(study),
+            "loss", partial(loss_figure, study),
             Markup("Loss <i>H</i> and accuracy on all pairs against the training step."),
             "Loss and accuracy against training step",
         ),
         Picture(
-            "potentials", potentials_figure(study),
+            "potentials", partial(potentials_figure, study),
             Markup(
                 "The symbols form. Blue: the potentials ρ<sub>kkk</sub> that must become 1 (real part; the "
                 "imaginary part must vanish). Red: the largest of those that must become 0 "
@@ -67,7 +68,7 @@ def trajectory_section(study: xr.Dataset) -> Section:
         story.append(_freedom(document))
         pictures.append(
             Picture(
-                "spectrum-steps", spectrum_steps_figure(study),
+                "spectrum-steps", partial(spectrum_steps_figure, study),
                 Markup(
                     "Above: every eigenvalue λ of the second variation at every saved step (symmetric "
                     "logarithmic scale; positive = contracting). Below: how many have which sign; a sign is "
@@ -83,7 +84,7 @@ def trajectory_section(study: xr.Dataset) -> Section:
         )
     return Section(
         title=f"Training on {task['group']}",
-        story=story,
+        story=[*document.get("warnings", []), *story],
         facts=_trajectory_facts(document),
         pictures=pictures,
         provenance={"run": document["run"], **document["provenance"]},
@@ -114,6 +115,11 @@ def _trained(task: dict[str, Any], training: dict[str, Any]) -> Markup:
 
 def _symbols_appear(document: dict[str, Any]) -> Markup:
     ones, steps = document["ones"], document["steps"]
+    if ones[-1] is None and document["task"].get("activation", "square") == "square":
+        return Markup(
+            "Cross-entropy falls as long as the outputs grow, so the target potentials ρ<sub>kkk</sub> have "
+            "no fixed value to reach: they only have to stand out from all others."
+        )
     if ones[-1] is None:
         return Markup(
             "The potentials of the group task are order parameters here: with this activation they do not "
@@ -143,6 +149,12 @@ def _freedom(document: dict[str, Any]) -> Markup:
     ).format(document["steps"][0], negative[0], rank[0], f"{document['steps'][-1]:,}", negative[-1], rank[-1])
 
 
+def _targets_fact(share: float | None) -> list[Fact]:
+    if share is None:
+        return []
+    return [Fact("targets at 1", percent(share), Markup("share of ρ<sub>kkk</sub> within 0.05 of 1"))]
+
+
 def _trajectory_facts(document: dict[str, Any]) -> list[Fact]:
     facts = [
         Fact(
@@ -150,6 +162,7 @@ def _trajectory_facts(document: dict[str, Any]) -> list[Fact]:
             str(len(document["steps"])),
             f"steps {document['steps'][0]} to {document['steps'][-1]:,}",
         ),
+        *(Fact(f"left out: step {step}", "–", why) for step, why in document.get("skipped", {}).items()),
         Fact(Markup("last loss <i>H</i>"), scientific(document["loss"][-1]), "mean over the trained pairs"),
         Fact("accuracy", percent(document["accuracy"][-1]), "on all pairs"),
         Fact(
@@ -157,9 +170,7 @@ def _trajectory_facts(document: dict[str, Any]) -> list[Fact]:
             scientific(max((e for e in document["loss_identity_error"] if e is not None), default=None), 2),
             IDENTITY,
         ),
-        Fact(
-            "targets at 1", percent(document["ones"][-1]), Markup("share of ρ<sub>kkk</sub> within 0.05 of 1")
-        ),
+        *_targets_fact(document["ones"][-1]),
         Fact("neurons alive", str(document["alive"][-1]), "not shrunk to a thousandth of the largest"),
         Fact(
             "median purity",
@@ -186,12 +197,12 @@ def checkpoint_section(study: xr.Dataset) -> Section:
     at = "" if step is None else f", step {step:,}"
     return Section(
         title=f"One network on {task['group']}{at}",
-        story=[_state(document), _stability(document), *document.get("notes", [])],
+        story=warned([_state(document), _stability(document)], document),
         facts=_checkpoint_facts(document),
         pictures=[
             _spectrum_picture(study, spectrum),
             Picture(
-                "neurons", neurons_figure(study),
+                "neurons", partial(neurons_figure, study),
                 Markup(
                     "Left: purity of the {} living neurons, the share of a neuron's Fourier power in its "
                     "strongest frequency. Right: how many neurons prefer each frequency."
@@ -209,7 +220,7 @@ def _spectrum_picture(study: xr.Dataset, spectrum: dict[str, Any]) -> Picture:
     if spectrum.get("density"):
         density = spectrum["density"]
         return Picture(
-            "density", density_figure(study),
+            "density", partial(density_figure, study),
             Markup(
                 "The density of the spectrum of the second variation on symmetric logarithmic axes, positive "
                 "= contracting: how many of the {} eigenvalues lie in each bin (above) and up to each value "
@@ -222,7 +233,7 @@ def _spectrum_picture(study: xr.Dataset, spectrum: dict[str, Any]) -> Picture:
             "Histogram and cumulative count of the eigenvalues of the second variation",
         )  # fmt: skip
     return Picture(
-        "spectrum", spectrum_figure(study, dimension=spectrum["dimension"]),
+        "spectrum", partial(spectrum_figure, study, dimension=spectrum["dimension"]),
         Markup(
             "Eigenvalues of the second variation ({} operator), sorted. {}. Largest error bound: {}, "
             "below the size of the dots unless a bar is drawn."
@@ -242,7 +253,6 @@ def _largest_error(study: xr.Dataset) -> str:
 
 def _state(document: dict[str, Any]) -> Markup:
     point, potentials = document["fixed_point"], document["potentials"]
-    determined = potentials.get("determine_loss", True)
     words = {
         "mp-critical": "a fixed point at which the loss is stationary in the potentials themselves",
         "stationary": "a fixed point of training",
@@ -258,17 +268,21 @@ def _state(document: dict[str, Any]) -> Markup:
             f"The neurons were then moved to the nearest fixed point (by {scientific(point['moved'], 2)}, "
             "root mean square), where the spectrum was computed. "
         )
-    if determined:
+    if potentials["ones"] is not None:
         state = Markup(
             "Of the potentials, {} of the targets are within {} of 1; within {} of 0 are {} (of the last two "
             "only sums must vanish). "
         ).format(percent(potentials["ones"]), potentials["tol"], potentials["tol"], sets)
     else:
+        why = (
+            "Cross-entropy gives the target potentials no fixed value"
+            if potentials.get("determine_loss", True)
+            else "The potentials of the group task are order parameters here, they do not determine the loss"
+        )
         state = Markup(
-            "The potentials of the group task are order parameters here, they do not determine the loss: "
-            "the phases of the neurons at a frequency agree to {} (1: all alike), and within {} of the "
+            "{}: the phases of the neurons at a frequency agree to {} (1: all alike), and within {} of the "
             "largest target are {}. "
-        ).format(_span(potentials["alignment"]), potentials["tol"], sets)
+        ).format(why, _span(potentials["alignment"]), potentials["tol"], sets)
     return state + Markup("{}The largest force on a neuron is max |∇V| = {}: it is {}.").format(
         moved, scientific(point["gradient_norm_after"], 2), words.get(point["kind"], point["kind"])
     )

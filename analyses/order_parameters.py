@@ -35,11 +35,11 @@ class OrderParameters:
     targets : ndarray, complex, shape (n - 1,)
         ``rho_kkk`` for k = 1..n-1 (numbers of frequencies).
     ones : float
-        Share of R_g within ``TOLERANCE`` of 1; NaN for other activations than the square, where nothing
-        makes 1 a value of its own.
+        Share of R_g within ``TOLERANCE`` of 1; NaN where nothing makes 1 a value of its own
+        (`has_unit_targets`).
     zeros : dict of float
-        Share of R_c, R_n, R_* within ``TOLERANCE`` of 0; for other activations within ``TOLERANCE`` times
-        the largest ``|rho_kkk|``.
+        Share of R_c, R_n, R_* within ``TOLERANCE`` of 0; where 1 is no value of its own within ``TOLERANCE``
+        times the largest ``|rho_kkk|``.
     alignment : ndarray, shape (n - 1,)
         ``|E z_ak z_bk z_ck| / E |z_ak z_bk z_ck|``, 1 where the phases of all neurons agree; free of scale.
     largest : dict of float
@@ -71,6 +71,15 @@ class OrderParameters:
     alive: np.ndarray
 
 
+def has_unit_targets(network: GroupNetwork, loss: str) -> bool:
+    """Whether the loss is least where every ``rho_kkk`` is 1.
+
+    Squared errors of the quadratic network have their minimum there. Cross-entropy falls as long as the
+    outputs grow, and with other activations the potentials do not determine the loss.
+    """
+    return network.quadratic and loss != "cross_entropy"
+
+
 def order_parameters(subject: Subject) -> OrderParameters:
     """Compute the order parameters of a subject: O(q n^3) work.
 
@@ -90,7 +99,8 @@ def order_parameters(subject: Subject) -> OrderParameters:
     sizes = network.measure().points.norm(dim=1).cpu().numpy()
     others = ("R_c", "R_n", "R_*")
     targets = sets["R_g"].abs()
-    unit = 1.0 if network.quadratic or not len(targets) else float(targets.max())
+    absolute = has_unit_targets(network, subject.loss)
+    unit = 1.0 if absolute or not len(targets) else float(targets.max())
     return OrderParameters(
         loss=subject.task.value(subject.measure),
         objective=subject.objective.value(subject.measure),
@@ -98,7 +108,7 @@ def order_parameters(subject: Subject) -> OrderParameters:
         identity_error=abs(by_network - _loss_by_potentials(network, potentials)),
         projected_mse=by_network,
         targets=potentials.targets.cpu().numpy(),
-        ones=_share((sets["R_g"] - 1).abs()) if network.quadratic else float("nan"),
+        ones=_share((sets["R_g"] - 1).abs()) if absolute else float("nan"),
         zeros={name: _share(sets[name].abs(), unit) for name in others},
         alignment=_alignment(network),
         largest={name: float(sets[name].abs().max()) if len(sets[name]) else 0.0 for name in others},

@@ -10,6 +10,7 @@ from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.monomials import Monomials
 from spectra.group_task import GroupTask
+from spectra.networks import GroupNetwork
 from spectra.potentials import group_monomials
 
 POTENTIAL_SETS = ("all", "R_g", "R_c", "R_n", "R_*")
@@ -28,6 +29,21 @@ def check_potentials(text: str) -> None:
         raise InputError(
             f"potentials: expected one of {', '.join(POTENTIAL_SETS)} or a frequency such as k=3, "
             f"got {text!r}"
+        )
+
+
+def check_sets_exist(network: GroupNetwork, text: str) -> None:
+    """Refuse a subset of R for a network whose potentials have no such sets.
+
+    Raises
+    ------
+    InputError
+        Unless all are asked for, or the activation is the square.
+    """
+    if text != "all" and not network.quadratic:
+        raise InputError(
+            f"potentials {text}: these sets exist for the square activation only, "
+            f"the network has {network.activation.name}; use all"
         )
 
 
@@ -69,11 +85,12 @@ def _frequency_number(group: FiniteAbelianGroup, text: str) -> int:
     InputError
         If there are not as many coordinates as cyclic factors, or for the trivial frequency.
     """
-    coordinates = np.array([int(part) for part in text.split(",")])
+    coordinates = np.array([int(part) for part in text.split(",")], dtype=object)
     factors = group.elements.shape[1]
     if len(coordinates) != factors:
         raise InputError(f"potentials: expected {factors} coordinates of k on {group.name}, got k={text}")
-    number = int(group.index(coordinates))
-    if number == 0 or (coordinates >= group.orders).any():
+    inside = all(k < order for k, order in zip(coordinates, group.orders, strict=True))
+    number = int(group.index(coordinates.astype(int))) if inside else 0
+    if number == 0:
         raise InputError(f"potentials: expected a frequency of {group.name} other than 0, got k={text}")
     return number

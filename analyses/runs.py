@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from analyses.checkpoints import MAX_BYTES, Checkpoint, CheckpointReader, read_checkpoint, step_in_name
+from analyses.checkpoints import (
+    MAX_BYTES,
+    Checkpoint,
+    CheckpointReader,
+    at_place,
+    read_checkpoint,
+    split_selector,
+)
 from analyses.exports import EXPORT_SUFFIXES, state_bytes
 from analyses.layouts import Layout, stored_layout
 from analyses.reading.folders import is_checkpoint_folder
-from analyses.reading.text import shown
+from analyses.reading.text import path_text, shown
+from analyses.recipes import NOTHING_TOLD, Told, is_own
+from analyses.run_files import OWN_NAME, own_files, run_files
 from analyses.studies import SCHEMA_VERSION, atomic_path, plain
-from manifold.errors import CheckpointError, InputError, OutputExistsError
+from manifold.errors import (
+    CheckpointError,
+    InputError,
+    LayoutError,
+    OutputExistsError,
+)
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CONFIG_BYTES = 16 << 20
 MAY_CHANGE = ("schema_version", "steps", "save_every", "versions", "provenance", "device")
 _LEFTOVER = re.compile(r"\.(run\.json|resume\.pt|step_[0-9]+\.\w+)\..*\.part")  # of a write that was killed
-_OWN_NAME = re.compile(r"step_([0-9]{1,18})\.(pt|safetensors)")
 
 
 @dataclass
@@ -38,7 +51,15 @@ class Run:
     files : dict of int to Path
         Checkpoint of each step, sorted as numbers.
     skipped : tuple of (Path, str)
-        Files left out, each with the reason.
+        Files left out, each with the reason; see `left_out`.
+    step_pattern : str, optional
+        As given to `open`.
+    selector : str, optional
+        Place of the state dict in every file.
+    numbered : bool
+        False for a single checkpoint whose step nothing tells: it stands under 0 and is read without a step.
+    told : Told
+        What the user says about the training, over ``config``.
     """
 
     path: Path
@@ -46,6 +67,9 @@ class Run:
     files: dict[int, Path] = field(default_factory=dict)
     skipped: tuple[tuple[Path, str], ...] = ()
     step_pattern: str | None = None
+    selector: str | None = None
+    numbered: bool = True
+    told: Told = NOTHING_TOLD
 
     @classmethod
     def create(
@@ -84,12 +108,12 @@ class Run:
         elif exists and not force:
             raise OutputExistsError(f"{path} is not empty; give --force, --resume, or another folder")
         elif exists:
-            _remove(path / "checkpoints", _OWN_NAME)
+            _remove(path / "checkpoints", OWN_NAME)
         for folder in (path, path / "checkpoints"):
             _remove(folder, _LEFTOVER)
         with atomic_path(path / "run.json", force=True) as temporary:
             temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
-        return cls(path, document, _own_files(path) if resume else {})
+        return cls(path, document, own_files(path) if resume else {})
 
     @classmethod
     def open(cls, path: str | Path, *, step_pattern: str | None = None) -> Run:
@@ -98,6 +122,7 @@ class Run:
         Parameters
         ----------
         path : str or Path
+            Of a folder; ``FOLDER::PLACE`` where every file holds several state dicts.
         step_pattern : str, optional
             Regular expression whose first group is the step in a file name; files that it does not
             match are skipped.
@@ -111,13 +136,17 @@ class Run:
         CheckpointError
             If there is no such folder, no checkpoint in it, a step twice, or a step cannot be told.
         """
-        path = Path(path)
-        if not path.is_dir():
-            what = "no folder" if path.exists() else "not there"
-            raise CheckpointError(f"{path}: is {what}; expected a run directory or a folder of checkpoints")
-        config = _read_config(path) if (path / "run.json").exists() else {}
-        files, skipped = _step_files(path, step_pattern)
-        return cls(path, config, files, tuple(skipped), step_pattern)
+        path, selector = split_selector(path)
+        if not os.path.isdir(path):
+            what = "no folder" if os.path.exists(path) else "not there"
+            raise CheckpointError(
+                f"{path_text(path)}: is {what}; expected a run directory or a folder of checkpoints"
+            )
+        config = _read_config(path) if os.path.exists(path / "run.json") else {}
+        found = run_files(path, pattern=step_pattern, own=is_own(config), selector=selector)
+        return cls(
+            path, config, found.files, tuple(found.skipped), step_pattern, selector, numbered=found.numbered
+        )
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -125,12 +154,31 @@ class Run:
         return tuple(self.files)
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Files of the folder that look like checkpoints and are not used, by name, each with the reason."""
+        return {
+            path_text(file.relative_to(self.path) if file.is_relative_to(self.path) else file): reason
+            for file, reason in self.skipped
+        }
+
+    @property
     def layout(self) -> Layout | None:
-        """The layout in ``run.json``, if any."""
+        """The layout in ``run.json``, if any; another trainer's field of that name is none.
+
+        Raises
+        ------
+        LayoutError
+            If rhoscope wrote the file and the layout makes no sense.
+        """
         document = self.config.get("layout")
         if not isinstance(document, dict):
             return None
-        return Layout.from_dict(document, origin=str(self.path / "run.json"))
+        try:
+            return Layout.from_dict(document, origin=path_text(self.path / "run.json"))
+        except LayoutError:
+            if is_own(self.config):
+                raise
+            return None
 
     def read(self, step: int, reader: CheckpointReader | None = None) -> Checkpoint:
         """Read the checkpoint of one step.
@@ -155,9 +203,12 @@ class Run:
         """
         if step not in self.files:
             near = sorted(self.files, key=lambda known: abs(known - step))[:3]
-            raise InputError(f"{self.path}: no checkpoint of step {step}; near ones: {sorted(near)}")
+            raise InputError(
+                f"{path_text(self.path)}: no checkpoint of step {step}; near ones: {sorted(near)}"
+            )
         read = reader.read if reader is not None else read_checkpoint
-        return replace(read(self.files[step]), step=step)
+        found = read(at_place(self.files[step], self.selector))
+        return replace(found, step=step if self.numbered else None)
 
     def save(self, step: int, state: Mapping[str, Any], *, suffix: str = ".pt") -> Path:
         """Write the checkpoint of a step, atomically; an existing one is replaced.
@@ -207,73 +258,39 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
 
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "run.json"
+    name = path_text(file)
     try:
         if file.stat().st_size > CONFIG_BYTES:
-            raise CheckpointError(f"{file}: larger than {CONFIG_BYTES} bytes")
-        document = json.loads(file.read_text("utf-8"))
+            raise CheckpointError(f"{name}: larger than {CONFIG_BYTES} bytes")
+        document = json.loads(file.read_text("utf-8-sig"))
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{name}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: no JSON ({shown(error)})") from error
+        raise CheckpointError(f"{name}: no JSON ({shown(error)})") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
+        raise CheckpointError(f"{name}: expected a JSON object")
     version = document.get("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise CheckpointError(f"{file}: written by a newer rhoscope; update rhoscope to read it")
+    ours = "layout" in document or len(document) == 1  # others call a version so as well
+    if ours and type(version) is int and version > SCHEMA_VERSION:
+        raise CheckpointError(f"{name}: written by a newer rhoscope; update rhoscope to read it")
     return document
 
 
-def _own_files(path: Path) -> dict[int, Path]:
-    return _step_files(path, None, empty=True)[0]
+def left_out_lines(skipped: Mapping[str, str]) -> list[str]:
+    """Lines for the terminal: what was left out and why.
 
+    Parameters
+    ----------
+    skipped : mapping of str to str
+        Reasons by file name, or by the number of a step.
 
-def _candidates(path: Path) -> list[Path]:
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    found = [
-        item
-        for item in folder.iterdir()
-        if not item.name.startswith(".")
-        and ((item.suffix in SUFFIXES and item.is_file()) or (item.is_dir() and is_checkpoint_folder(item)))
+    Returns
+    -------
+    list of str
+    """
+    return [
+        f"left out: {'step ' * name.isdecimal()}{shown(name)}: {reason}" for name, reason in skipped.items()
     ]
-    return sorted(found)
-
-
-def _step_files(
-    path: Path, pattern: str | None, *, empty: bool = False
-) -> tuple[dict[int, Path], list[tuple[Path, str]]]:
-    candidates = _candidates(path) if path.is_dir() else []
-    if not candidates and not empty:
-        raise CheckpointError(
-            f"{path}: holds no checkpoint; expected files {', '.join(SUFFIXES)} in it "
-            "or in its folder checkpoints"
-        )
-    steps: list[tuple[int | None, Path]] = []
-    for file in candidates:
-        try:
-            steps.append((step_in_name(file.name, pattern), file))
-        except CheckpointError:
-            steps.append((None, file))
-    if pattern is None and candidates and all(step is None for step, _ in steps):
-        steps = [(read_checkpoint(file).step, file) for file in candidates]  # the names say nothing
-    if candidates and all(step is None for step, _ in steps):
-        raise CheckpointError(
-            f"{path}: neither names nor contents tell the training step "
-            f"(first file: {shown(candidates[0].name)}); "
-            "give --step-pattern with a group that matches the number"
-        )
-    files: dict[int, Path] = {}
-    skipped = []
-    for step, file in sorted(steps, key=lambda pair: (pair[0] is None, pair[0] or 0)):
-        if step is None:
-            skipped.append((file, "no step in its name"))
-        elif step in files:
-            raise CheckpointError(
-                f"{path}: step {step} is there twice, {shown(files[step].name)} and {shown(file.name)}; "
-                "move one away or give --step-pattern"
-            )
-        else:
-            files[step] = file
-    return files, skipped
 
 
 def run_of(file: str | Path) -> Run | None:
@@ -288,9 +305,9 @@ def run_of(file: str | Path) -> Run | None:
     Run or None
         Without its list of files.
     """
-    parent = Path(file).resolve().parent
+    parent = Path(os.path.realpath(file)).parent
     for folder in (parent, parent.parent):
-        if (folder / "run.json").is_file():
+        if os.path.isfile(folder / "run.json"):
             return Run(folder, _read_config(folder))
     return None
 
@@ -307,7 +324,8 @@ def read_target(
     Parameters
     ----------
     path : str or Path
-        A file, a folder that is one checkpoint, or a run directory.
+        A file, a folder that is one checkpoint, or a run directory; with ``::PLACE`` after it, the state dict
+        at a place of the file.
     step : int, optional
         Which step of a run.
     step_pattern : str, optional
@@ -324,15 +342,17 @@ def read_target(
     InputError
         If a step is asked of a single file that is of another step.
     """
-    path = Path(path)
-    if path.is_dir() and not ((not (path / "run.json").exists()) and is_checkpoint_folder(path)):
+    folder, _ = split_selector(path)
+    if os.path.isdir(folder) and (os.path.exists(folder / "run.json") or not is_checkpoint_folder(folder)):
         run = Run.open(path, step_pattern=step_pattern)
         with CheckpointReader(max_bytes=max_bytes) as reader:
             return run.read(run.steps[-1] if step is None else step, reader), run
     checkpoint = read_checkpoint(path, step_pattern=step_pattern, max_bytes=max_bytes)
     if step is not None and checkpoint.step != step:
-        raise InputError(f"--step {step}: {path} is one checkpoint (of step {checkpoint.step}), not a run")
-    return checkpoint, run_of(path)
+        raise InputError(
+            f"--step {step}: {path_text(path)} is one checkpoint (of step {checkpoint.step}), not a run"
+        )
+    return checkpoint, run_of(folder)
 
 
 def known_layout(checkpoint: Checkpoint, run: Run | None) -> Layout | None:

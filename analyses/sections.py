@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure with its caption; ``name`` becomes part of a file name."""
+    """A figure with its caption, drawn when it is asked for.
+
+    Parameters
+    ----------
+    name : str
+        Part of a file name.
+    draw : callable
+        Returns the `matplotlib.figure.Figure`.
+    caption : Markup
+    alternative : str
+        For who cannot see it.
+    """
 
     name: str
-    figure: Figure
+    draw: Callable[[], Figure]
     caption: Markup
     alternative: str
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure, in the style of the house."""
+        from analyses.drawing import house_style
+
+        with house_style():
+            return self.draw()
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,12 @@ class Section:
 def document_of(study: xr.Dataset) -> dict[str, Any]:
     """The JSON document that a study carries as its ``summary``."""
     return json.loads(study.attrs.get("summary", "{}"))
+
+
+def warned(story: list[str | Markup], document: dict[str, Any]) -> list[str | Markup]:
+    """A story with the warnings of its document before it and the other notes after it."""
+    warnings = document.get("warnings", [])
+    return [*warnings, *story, *(note for note in document.get("notes", []) if note not in warnings)]
 
 
 def scientific(value: float | None, digits: int = 3) -> str:

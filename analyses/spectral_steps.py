@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 
 from analyses.layouts import Layout, stored_layout
-from analyses.potential_sets import check_potentials, chosen_monomials
+from analyses.potential_sets import check_potentials, check_sets_exist, chosen_monomials
 from analyses.runs import Run
 from analyses.step_jobs import ALONE, Crew, over_steps
 from analyses.studies import Progress, atomic_path, plain, silent
 from analyses.subjects import Subject, subject_of
-from manifold.errors import InputError, LayoutError
+from analyses.user_cache import program
+from manifold.errors import InputError, LayoutError, RhoscopeError
 from manifold.monomials import Monomials
 from spectra.crossings import SpectralStep
 from spectra.flow import measured_point
@@ -115,7 +117,14 @@ class SpectralQuestion:
         return dataclasses.replace(subject, network=mixed)
 
     def monomials(self, subject: Subject) -> Monomials | None:
-        """The chosen subset of R, or None for all of it."""
+        """The chosen subset of R, or None for all of it.
+
+        Raises
+        ------
+        InputError
+            If a subset is chosen for a network whose R has no such sets.
+        """
+        check_sets_exist(subject.network, self.potentials)
         return chosen_monomials(subject.task, self.potentials)
 
     def plan(self, subject: Subject) -> SpectrumPlan:
@@ -230,15 +239,20 @@ def compute_record(
         "kind": point.kind.value,
         "condition_D3L": condition(subject),
         "activation": subject.network.activation.name,
+        "loss_name": subject.loss,
         "flat_error": float(flat.errors.max(initial=0.0)),
         "path": subject.path,
         "sha256": subject.sha256,
         "plan": result.plan.sentence,
         "max_seconds": question.max_seconds,
         "notes": list(subject.notes),
+        "warnings": subject.warnings(subject.network.accuracy()),
     }
     kept = _worth_keeping(found.eigenvalues, subject.measure.points.numel() * 4)
-    lifted = result.lift(found.vectors[:, torch.as_tensor(kept)]) if found.vectors.shape[1] else found.vectors
+    size = len(subject.measure) if question.operator == "flat" else subject.measure.points.numel()
+    lifted = torch.zeros(size, 0, dtype=torch.float64)
+    if found.vectors.shape[1]:
+        lifted = result.lift(found.vectors[:, torch.as_tensor(kept)])
     kept, local = kept[: lifted.shape[1]], np.zeros(min(len(kept), lifted.shape[1]))
     if question.operator == "wasserstein" and len(kept):
         part = SecondVariation(at, parts=("local",))
@@ -295,6 +309,7 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
     del asked["max_seconds"]  # a converged record answers whatever the limit
     told = {
         "version": CACHE_VERSION,
+        "program": program(),
         "sha256": subject.sha256,
         "question": asked,
         "loss": subject.loss,
@@ -313,14 +328,22 @@ def cache_name(subject: Subject, question: SpectralQuestion, step: float) -> str
 
 
 def cached_record(subject: Subject, question: SpectralQuestion, *, step: float, cache: Path) -> StepRecord:
-    """The record of a subject from the cache; computed if new, or if given less time it did not converge."""
+    """The record of a subject from the cache; computed if new, or if given less time it did not converge.
+
+    A record that cannot be kept says so in its facts (``unsaved``) and is as good as any other.
+    """
     file = cache / cache_name(subject, question, step)
     record = StepRecord.load(file)
     if record is None or not (
         record.facts["converged"] or question.max_seconds <= record.facts["max_seconds"]
     ):
         record = compute_record(subject, question, step=step)
-        record.save(file)
+        try:
+            record.save(file)
+        except RhoscopeError as error:
+            record.facts["unsaved"] = str(error)
+    # The same network may lie elsewhere, or be described in other words, than when it was computed.
+    record.facts.update(path=subject.path, notes=list(subject.notes))
     return record
 
 
@@ -377,6 +400,7 @@ def records_of_run(
 
 
 def _remove_leftovers(cache: Path) -> None:
-    for file in cache.glob(".step_*.part"):
-        if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
-            file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another study may be quicker, or the folder not ours to clean
+        for file in cache.glob(".step_*.part"):
+            if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
+                file.unlink(missing_ok=True)

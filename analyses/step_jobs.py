@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from analyses.studies import Progress, atomic_path, plain, silent
 from manifold.errors import InputError, RhoscopeError
+
+DASK_SECONDS = "10s"  # a scheduler that is there answers in well under one
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,19 @@ class Crew:
         Processes; more than one work with one BLAS thread and one checkpoint in memory each.
     dask : str, optional
         Address of a Dask scheduler to run on instead.
+
+    Raises
+    ------
+    InputError
+        For fewer than one process.
     """
 
     workers: int = 1
     dask: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"workers: expected at least 1 process, got {self.workers}")
 
     @property
     def single(self) -> bool:
@@ -82,12 +94,12 @@ def over_steps(
 
 
 def kept_result(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The JSON content of a file, or what ``make`` returns, which is then written there atomically."""
+    """The JSON content of a file, or what ``make`` returns, which is then kept there if that is possible."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         found = plain(make())
-    with atomic_path(file, force=True) as temporary:
+    with suppress(RhoscopeError), atomic_path(file, force=True) as temporary:
         temporary.write_text(json.dumps(found), "utf-8")
     return found
 
@@ -103,18 +115,42 @@ def _one(work: Callable[..., Any], step: Any, arguments: tuple, threads: int | N
 
 
 @contextmanager
+def dask_cluster(address: str | None) -> Iterator[None]:
+    """Send the work of joblib to a Dask cluster; without an address it stays here.
+
+    Parameters
+    ----------
+    address : str or None
+        Of the scheduler.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed, or nobody answers at the address.
+    """
+    if address is None:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("dask: install the extra first: pip install 'rhoscope[dask]'") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our one line says what it would say
+    try:
+        client = Client(address, timeout=DASK_SECONDS, set_as_default=True)
+    except Exception as error:  # a bad address, a dead one, another protocol: Dask raises many kinds
+        raise InputError(
+            f"dask {address!r}: no scheduler answers there ({type(error).__name__}: {error})"
+        ) from error
+    with client, parallel_config(backend="dask"):
+        yield
+
+
+@contextmanager
 def _backend(crew: Crew) -> Iterator[None]:
     if crew.dask is None:
         with parallel_config(backend="loky", n_jobs=crew.workers):
             yield
         return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise InputError("--dask: install the extra first: pip install 'rhoscope[dask]'") from error
-    try:
-        client = Client(crew.dask, timeout="10s", set_as_default=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--dask {crew.dask}: no scheduler answers there ({error})") from error
-    with client, parallel_config(backend="dask"):
+    with dask_cluster(crew.dask):
         yield

@@ -20,6 +20,8 @@ import xarray as xr
 from manifold.errors import InputError, OutputExistsError, RhoscopeError
 
 SCHEMA_VERSION = 1
+HDF5_BEGINS = b"\x89HDF\r\n\x1a\n"
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
 
 
 class Progress(Protocol):
@@ -41,7 +43,7 @@ def check_free(path: Path | None, force: bool) -> None:
     OutputExistsError
         If the path exists and ``force`` is false.
     """
-    if path is not None and Path(path).exists() and not force:
+    if path is not None and os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path} exists already; give --force to replace it, or another name")
 
 
@@ -60,6 +62,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     check_free(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_free(path, force)  # again: new/../old is old only once new is there
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
@@ -119,6 +122,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def readable(text: str) -> str:
+    r"""Text that any file can hold: bytes of a path that are no text become what they are, or escapes.
+
+    Paths reach Python with undecodable bytes as lone surrogates, which no encoding writes. Where the locale
+    hid ordinary UTF-8 (``LC_ALL=C``) the name comes back; other bytes are shown as ``\xff``.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that is no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def to_json(document: dict[str, Any]) -> str:
     """The one JSON document of a command, as the contract of ``--json`` asks."""
     return json.dumps(plain({"schema_version": SCHEMA_VERSION, **document}), allow_nan=False)
@@ -142,10 +157,7 @@ def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
         The path written.
     """
     flat = study.assign_attrs(
-        {
-            key: value if isinstance(value, (str, int, float)) else json.dumps(plain(value))
-            for key, value in {"schema_version": SCHEMA_VERSION, **study.attrs}.items()
-        }
+        {key: _attribute(value) for key, value in {"schema_version": SCHEMA_VERSION, **study.attrs}.items()}
     )
     for name in list(flat.variables):
         values = flat[name]
@@ -160,6 +172,13 @@ def write_study(study: xr.Dataset, path: Path, *, force: bool = False) -> Path:
     return Path(path)
 
 
+def _attribute(value: Any) -> str | int | float:
+    """A value as netCDF attributes hold it."""
+    if isinstance(value, str):
+        return readable(value)
+    return value if isinstance(value, (int, float)) else json.dumps(plain(value))
+
+
 def read_study(path: Path) -> xr.Dataset:
     """Load a study written by `write_study`, wholly into memory.
 
@@ -168,14 +187,43 @@ def read_study(path: Path) -> xr.Dataset:
     InputError
         If the file is missing, is no netCDF file, or was written by a newer schema.
     """
+    _check_is_study(Path(path))
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             study = opened.load()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a study written by rhoscope (.nc); {error}") from error
-    if int(study.attrs.get("schema_version", 0)) > SCHEMA_VERSION:
+    except Exception as error:  # what HDF5, h5py and xarray raise on damaged files is of every kind
+        raise InputError(
+            f"{path}: a damaged study: cut short, or changed ({type(error).__name__}: {error})"
+        ) from error
+    version = study.attrs.get("schema_version", 0)
+    if not isinstance(version, (int, float, np.number)):
+        raise InputError(f"{path}: expected a study written by rhoscope, its schema_version is no number")
+    if version > SCHEMA_VERSION:
         raise InputError(f"{path}: written by a newer rhoscope; update rhoscope to read it")
     return study
+
+
+def _check_is_study(path: Path) -> None:
+    """Say what a file is that is no study, in words of what the user may have meant.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened or does not begin as netCDF4.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(HDF5_BEGINS))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if begin == HDF5_BEGINS:
+        return
+    if path.suffix in CHECKPOINT_SUFFIXES or begin.startswith((b"PK", b"\x80")):
+        raise InputError(
+            f"{path}: seems to be a checkpoint, which is no study yet: rhoscope analyze {path} --report PAGE "
+            "writes its page; rhoscope report takes a run directory or a study (.nc)"
+        )
+    raise InputError(f"{path}: expected a run directory, or a study written by rhoscope (.nc)")
 
 
 def complex_variable(study: xr.Dataset, name: str) -> np.ndarray:
@@ -186,14 +234,34 @@ def complex_variable(study: xr.Dataset, name: str) -> np.ndarray:
 
 
 def write_csv(study: xr.Dataset, folder: Path, *, force: bool = False) -> list[Path]:
-    """Write every variable of a study as one CSV file in ``folder``; returns the paths."""
-    paths = []
-    for name, values in study.data_vars.items():
-        table = values.to_dataframe(name=str(name)) if values.ndim else None
-        with atomic_path(Path(folder) / f"{name}.csv", force=force) as temporary:
-            if table is None:
-                temporary.write_text(f"{name}\n{values.item()}\n")
+    """Write every variable of a study as one CSV file in ``folder``; returns the paths.
+
+    Complex variables become two columns, ``*_re`` and ``*_im``.
+
+    Parameters
+    ----------
+    study : xarray.Dataset
+    folder : Path
+        Made if it is not there.
+    force : bool
+        Replace existing files.
+
+    Returns
+    -------
+    list of Path
+    """
+    paths = [Path(folder) / f"{name}.csv" for name in study.data_vars]
+    for path in paths:
+        check_free(path, force)
+    for path, (name, values) in zip(paths, study.data_vars.items(), strict=True):
+        columns = {str(name): values}
+        if np.iscomplexobj(values):
+            columns = {f"{name}_re": values.real, f"{name}_im": values.imag}
+        with atomic_path(path, force=force) as temporary:
+            if values.ndim:
+                table = xr.Dataset(columns).to_dataframe()[list(columns)]
+                temporary.write_text(readable(table.to_csv()), "utf-8")
             else:
-                table[[name]].to_csv(temporary)
-        paths.append(Path(folder) / f"{name}.csv")
+                numbers = ",".join(str(column.item()) for column in columns.values())
+                temporary.write_text(readable(f"{','.join(columns)}\n{numbers}\n"), "utf-8")
     return paths

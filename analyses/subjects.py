@@ -9,7 +9,12 @@ import numpy as np
 
 from analyses.checkpoints import Checkpoint
 from analyses.layouts import Layout
+from analyses.origins import Origin
+from analyses.pair_files import group_pairs
+from analyses.reading.text import path_text
+from analyses.recipes import NOTHING_TOLD, Recipe, Told, recipe_of
 from analyses.runs import Run
+from analyses.task_check import task_warning
 from analyses.training import training_pairs
 from manifold.errors import InputError
 from manifold.measures import ParticleMeasure
@@ -42,6 +47,10 @@ class Subject:
         What a reader must know (decoupled decay, carried biases, ...).
     labels : int, optional
         Seed of shuffled labels (a null control); None: the labels x + y.
+    left_out : dict of str to str
+        Files of its run that were not used, with the reasons.
+    origin : Origin
+        How the layout became known.
     """
 
     network: GroupNetwork
@@ -54,6 +63,8 @@ class Subject:
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
     labels: int | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    origin: Origin = field(default=Origin())
 
     @cached_property
     def measure(self) -> ParticleMeasure:
@@ -82,6 +93,39 @@ class Subject:
         flat = np.ascontiguousarray(table).reshape(-1)
         return flat if self.pairs is None else flat[self.pairs @ [group.order, 1]]
 
+    @property
+    def training_accuracy(self) -> float | None:
+        """Share of the pairs of the loss whose largest output is right; None where these are all pairs."""
+        if self.pairs is None:
+            return None
+        right = 0
+        for x in np.unique(self.pairs[:, 0]):
+            y = self.pairs[self.pairs[:, 0] == x, 1]
+            answers = self.network.outputs(slice(int(x), int(x) + 1))[0].argmax(-1).cpu().numpy()
+            right += int((answers[y] == self.network.group.sums[x, y]).sum())
+        return right / max(len(self.pairs), 1)
+
+    def warnings(self, accuracy: float) -> list[str]:
+        """What must be said first: that the network does not do the task it is read as.
+
+        Parameters
+        ----------
+        accuracy : float
+            Its accuracy on all pairs.
+
+        Returns
+        -------
+        list of str
+            None of a null control, whose labels are not those of the task.
+        """
+        if self.labels is not None:
+            return []
+        group = self.network.group
+        found = task_warning(
+            accuracy, group=group.name, order=group.order, training_accuracy=self.training_accuracy
+        )
+        return [] if found is None else [found]
+
     @cached_property
     def objective(self) -> Functional:
         """What training minimises: H plus the decay."""
@@ -103,7 +147,7 @@ def subject_of(
     layout : Layout
         Where its weights are.
     run : Run, optional
-        Run it belongs to: source of decay, split and centring.
+        Run it belongs to: source of decay, split and centring, and of what the user says about them.
     centred : bool, optional
         Default: as trained (foreign networks: not centred).
     weight_decay : float, optional
@@ -123,31 +167,30 @@ def subject_of(
         If the training pairs are asked of a run that does not tell them, or a network that is not
         quadratic is to be centred.
     """
-    config = run.config if run is not None else {}
     network = layout.network(checkpoint, quadratic=False)
-    notes = [*layout.weights(checkpoint).notes, *_notes_of(network)]
+    config, told = (run.config, run.told) if run is not None else ({}, NOTHING_TOLD)
+    if weight_decay is not None:
+        told = replace(told, weight_decay=weight_decay)
+    recipe = recipe_of(config, network.group.order, told)
+    notes = [*layout.weights(checkpoint).notes, *_notes_of(network), *checkpoint.notes]
     if device != "cpu":
         b = None if network.b is None else network.b.to(device)
         network = replace(network, a=network.a.to(device), b=b, c=network.c.to(device))
-    if weight_decay is None:
-        weight_decay = _decay_of(config, notes)
     if not network.quadratic and centred:
         raise InputError(
             f"--centred: only quadratic networks have a centred form, this one has {network.activation.name}"
         )
     if centred is None:
-        centred = network.quadratic and bool(config.get("centred", False))
-    chosen = _pairs_of(config, network, pairs)
+        centred = network.quadratic and recipe.centred
+    chosen = _pairs_of(recipe, told, layout, network, pairs)
     if chosen is not None:
         notes.append(f"loss and spectrum over the {len(chosen):,} training pairs")
-    labels = config.get("labels")
-    if not isinstance(labels, int) or labels < 0:  # a foreign run.json may hold anything
-        labels = None
-    if labels is not None:
+    if recipe.labels is not None:
         notes.append("null control: trained on shuffled labels; accuracy is against the true ones")
     return Subject(
-        network, layout.loss, centred, weight_decay, chosen, str(checkpoint.path), checkpoint.step,
-        checkpoint.sha256, tuple(notes), labels,
+        network, layout.loss, centred, recipe.weight_decay, chosen, path_text(checkpoint.path),
+        checkpoint.step, checkpoint.sha256, (*notes, *recipe.notes), recipe.labels,
+        run.left_out if run is not None else {}, layout.origin,
     )  # fmt: skip
 
 
@@ -181,20 +224,28 @@ def _notes_of(network: GroupNetwork) -> list[str]:
     return notes
 
 
-def _decay_of(config: dict, notes: list[str]) -> float:
-    decay = float(config.get("weight_decay") or 0.0)
-    if decay and config.get("optimizer") == "adamw":
-        notes.append("AdamW's decoupled decay is not a gradient flow: the spectrum is that of the loss alone")
-        return 0.0
-    return decay
+def _pairs_of(
+    recipe: Recipe, told: Told, layout: Layout, network: GroupNetwork, pairs: str | None
+) -> np.ndarray | None:
+    """The trained pairs; None: all.
 
-
-def _pairs_of(config: dict, network: GroupNetwork, pairs: str | None) -> np.ndarray | None:
-    held_out = config.get("held_out")
-    if pairs == "train" and held_out is None:
-        raise InputError("--pairs train: the run does not say which pairs it was trained on; use --pairs all")
+    Raises
+    ------
+    InputError
+        If the training pairs are asked for and not told, or two answers contradict each other.
+    """
     if pairs not in {None, "train", "all"}:
         raise InputError(f"--pairs: expected all or train, got {pairs!r}")
-    if not held_out or pairs == "all":
+    if told.pairs is not None:
+        if pairs == "all":
+            raise InputError("--pairs all and --train-pairs contradict each other: give one of them")
+        chosen = group_pairs(told.pairs, network.group.order, layout.elements)
+        return None if len(chosen) == network.group.order**2 else chosen
+    if pairs == "train" and recipe.held_out is None:
+        raise InputError(
+            "--pairs train: the run does not say which pairs it was trained on; give --train-pairs FILE, or "
+            "use --pairs all"
+        )
+    if recipe.held_out is None or not len(recipe.held_out) or pairs == "all":
         return None
-    return training_pairs(network.group, np.asarray(held_out))
+    return training_pairs(network.group, recipe.held_out)

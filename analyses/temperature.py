@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
+from analyses.drawing import Figure
 from analyses.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, add_legend, new_figure
 from analyses.sections import Fact, Picture, Section, document_of, scientific
 from analyses.studies import Progress, plain, provenance, silent
-from manifold.errors import InputError
+from manifold.errors import InputError, NotConvergedError
 from manifold.expressions import parse_monomials
 from manifold.spaces import parse_space
 from spectra.loss_expressions import parse_loss
-from spectra.temperature import FreeEnergy, ThermalState, find_transitions, follow_branches
+from spectra.temperature import FreeEnergy, ThermalState
+from spectra.thermal_curves import Sheet, trace_sheets
+from spectra.thermal_transitions import Cause, Transition, find_transitions
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+UNIFORM = 1e-6  # largest |lambda| along a branch whose density is called constant
 
 
 @dataclass(frozen=True)
@@ -94,46 +98,69 @@ def heat(question: ThermalQuestion, *, progress: Progress = silent) -> xr.Datase
         Dims ``branch``, ``T``, ``monomial``, ``eigen``, ``rate``; NaN where a branch does not exist. The JSON
         document is the attribute ``summary``. Second variations (flat metric) and rates of the noisy flow
         are two different spectra.
+
+    Raises
+    ------
+    NotConvergedError
+        If no stationary measure is found at any temperature.
     """
     energy, grid = question.free_energy(), question.temperatures
-    branches = follow_branches(energy, grid, seed=question.seed, progress=progress)
-    states = []
-    for number, branch in enumerate(branches):
-        progress(number, len(branches), f"rates of branch {number + 1}")
-        states.append(
-            [
+    sheets = trace_sheets(energy, grid, seed=question.seed, progress=progress)
+    kinds = _kinds(sheets)
+    states, shown = [], []
+    for number, sheet in enumerate(sheets):
+        progress(number, len(sheets), f"rates of branch {number + 1}")
+        naturals = [sheet.at(energy, temperature) for temperature in grid]
+        if any(natural is not None for natural in naturals):
+            shown.append(number)
+            states.append([
                 None if natural is None else energy.state(t, natural, rates=question.rates)
-                for t, natural in zip(grid, branch, strict=True)
-            ]
-        )
-    critical = [
-        {"T_low": found.low, "T_high": found.high, "direction": found.direction, "branch": number}
-        for number, branch in enumerate(branches)
-        for found in find_transitions(energy, grid, branch)
-    ]
-    document = _document(question, energy, states, critical)
-    return _dataset(energy, grid, states, document)
+                for t, natural in zip(grid, naturals, strict=True)
+            ])  # fmt: skip
+    if not states:
+        raise NotConvergedError("temperature: no stationary measure was found at any temperature of the grid")
+    critical = [_event(one, kinds, shown) for one in find_transitions(energy, sheets)]
+    branches = [(kinds[number], sheets[number].curve) for number in shown]
+    return _dataset(energy, grid, states, _document(question, energy, branches, states, critical))
 
 
-def _kind(states: Sequence[ThermalState | None], earlier: list[str]) -> str:
-    there = [state for state in states if state is not None]
-    kind = "uniform" if all(state.uniform for state in there) else "ordered"
-    copies = sum(name.split("-")[0] == kind for name in earlier)
-    return kind if not copies else f"{kind}-{copies + 1}"
+def _kinds(sheets: Sequence[Sheet]) -> list[str]:
+    """Names of the sheets: uniform, ordered, ordered-2, .."""
+    kinds: list[str] = []
+    for sheet in sheets:
+        flat = np.abs(sheet.etas / sheet.temperatures[:, None]).max() < UNIFORM
+        kind = "uniform" if flat else "ordered"
+        copies = sum(name.split("-")[0] == kind for name in kinds)
+        kinds.append(kind if not copies else f"{kind}-{copies + 1}")
+    return kinds
+
+
+def _event(found: Transition, kinds: list[str], shown: list[int]) -> dict[str, Any]:
+    """A transition in the keys of the contract; a branch that misses every temperature has no number."""
+    first = found.sheets[0]
+    return {
+        "T_low": found.low,
+        "T_high": found.high,
+        "direction": found.direction,
+        "branch": shown.index(first) if first in shown else None,
+        "kind": found.cause.value if found.cause is Cause.FIRST_ORDER else kinds[first],
+        "transition": found.cause.value,
+        "between": [kinds[number] for number in found.sheets],
+    }
 
 
 def _document(
-    question: ThermalQuestion, energy: FreeEnergy, states: list[list[ThermalState | None]],
-    critical: list[dict[str, Any]],
+    question: ThermalQuestion, energy: FreeEnergy, branches: list[tuple[str, int]],
+    states: list[list[ThermalState | None]], critical: list[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    kinds: list[str] = []
-    for branch in states:
-        kinds.append(_kind(branch, kinds))
-
     def column(branch: Sequence[ThermalState | None], name: str) -> list[Any]:
         return [None if state is None else getattr(state, name) for state in branch]
 
-    names = ("rho", "second_variation", "rates", "rate_errors", "free_energy", "symmetry_zeros", "error")
+    names = (
+        "rho", "second_variation", "rates", "rate_errors", "free_energy", "symmetry_zeros", "error",
+        "rho_error",
+        "second_variation_error", "condition", "stable",
+    )  # fmt: skip
     return {
         "space": energy.space.name,
         "monomials": list(energy.monomials.names),
@@ -141,13 +168,16 @@ def _document(
         "parameters": dict(question.parameters),
         "T": list(question.temperatures),
         "branches": [
-            {"kind": kind, **{name: column(branch, name) for name in names}}
-            for kind, branch in zip(kinds, states, strict=True)
+            {"kind": kind, "curve": curve, **{name: column(branch, name) for name in names}}
+            for (kind, curve), branch in zip(branches, states, strict=True)
         ],
-        "critical": [{**one, "kind": kinds[one["branch"]]} for one in critical],
+        "critical": critical,
         "conventions": {
             "second_variation": "T + eig(G^(1/2) L'' G^(1/2)), flat metric, negative = unstable",
             "rates": "of the noisy flow per unit of flow time, positive = decaying",
+            "error": "bound with the condition of the self-consistency; null and stable null: undetermined",
+            "transition": "stability: an eigenvalue crosses zero; fold: a spinodal, the stable branch meets "
+            "an unstable one and ends; first-order: the free energies of two stable branches cross",
         },
         "provenance": provenance(seed=question.seed),
     }
@@ -180,10 +210,16 @@ def _dataset(
             "second_variation", "eigen", "loss", "T + eig(G^(1/2) L'' G^(1/2)), negative = unstable"
         ),
         "rates": variable("rates", "rate", flow, "lowest rates of the noisy flow, positive = decaying"),
-        "rate_errors": variable("rate_errors", "rate", flow, "change when the degree is lowered by two"),
+        "rate_errors": variable(
+            "rate_errors",
+            "rate",
+            flow,
+            "bound from that of the density, plus the change with two degrees less",
+        ),
         "free_energy": variable("free_energy", None, "loss", "L(rho) + T E log density"),
         "symmetry_zeros": variable("symmetry_zeros", None, "1", "zeros explained by rotations"),
         "error": variable("error", None, "1", "absolute bound of rho and of the second variation"),
+        "condition": variable("condition", None, "1", "factor from the residual to the error"),
     }
     kinds = [branch["kind"] for branch in document["branches"]]
     coordinates = {"T": list(grid), "branch": kinds, "monomial": list(energy.monomials.names)}
@@ -202,15 +238,18 @@ def temperature_figure(study: xr.Dataset) -> Figure:
         upper.plot(temperatures, np.linalg.norm(one.rho, axis=1), color=colour, marker=".", label=str(kind))
         middle.plot(temperatures, one.second_variation, color=colour, lw=1.1)
         lower.plot(temperatures, one.rates[:, :6], color=colour, lw=1.1)
+    styles = {"first-order": "-", "fold": ":"}
     for critical in document_of(study)["critical"]:
         for panel in (upper, middle, lower):
-            panel.axvline(critical["T_high"], color=GREY, lw=0.9, ls="--")
+            panel.axvline(critical["T_high"], color=GREY, lw=0.9, ls=styles.get(critical["transition"], "--"))
     for panel in (middle, lower):
         panel.axhline(0, color="black", lw=0.8)
     upper.set_ylabel(r"$|\rho|$")
     middle.set_ylabel("second variation\n(loss)")
     lower.set_ylabel("rates of the noisy flow\n(1 / flow time)")
-    lower.set_xlabel("temperature $T$ (dashed: a state changes its stability)")
+    lower.set_xlabel(
+        "temperature $T$ (dashed: a state changes its stability; dotted: a spinodal; full: first order)"
+    )
     add_legend(upper, loc="best")
     figure.align_ylabels()
     return figure
@@ -233,21 +272,30 @@ def temperature_section(study: xr.Dataset) -> Section:
         "The second variation decides stability; the rates say how fast the noisy flow relaxes. They are "
         "different spectra in different metrics and never share an axis.",
     ]  # fmt: skip
-    errors = study.error.to_numpy()
+    there = np.isfinite(study.free_energy.to_numpy())
+    errors = study.error.to_numpy()[there]
+    proved = errors[np.isfinite(errors)]
     return Section(
         title=f"Temperature on {document['space']}",
         story=story,
         facts=[
             Fact("branches", kinds, "states that a rotation maps to each other count once"),
-            Fact("largest error bound", scientific(float(np.nanmax(errors)), 2), "of ρ and second variation"),
+            Fact(
+                "largest error bound", scientific(float(proved.max(initial=0.0)), 2),
+                f"of ρ and second variation; none could be proved for {len(errors) - len(proved)} of "
+                f"{len(errors)} states",
+            ),
             *(
-                Fact("transition", f"{one['T_low']:.8g} to {one['T_high']:.8g}", f"{one['kind']} branch")
+                Fact(
+                    "transition", f"{one['T_low']:.8g} to {one['T_high']:.8g}",
+                    f"{one['transition']}, {' and '.join(one['between'])}",
+                )
                 for one in document["critical"]
             ),
         ],
         pictures=[
             Picture(
-                "temperature", temperature_figure(study),
+                "temperature", partial(temperature_figure, study),
                 Markup("Above: length of ρ. Middle: second variation. Below: the six lowest rates."),
                 "Branches, second variation and rates against temperature",
             )
@@ -260,9 +308,25 @@ def temperature_section(study: xr.Dataset) -> Section:
 def _transitions(document: dict[str, Any]) -> str:
     if not document["critical"]:
         return "No state changes its stability on this range of temperatures."
-    words = {"up": "unstable below, stable above", "down": "stable below, unstable above"}
-    return " ".join(
-        f"The {one['kind']} state changes its stability between T = {one['T_low']:.8g} and "
-        f"{one['T_high']:.8g} ({words[one['direction']]})."
-        for one in document["critical"]
+    return " ".join(f"{sentence(one)}." for one in document["critical"])
+
+
+def sentence(one: dict[str, Any]) -> str:
+    """A transition of the document in words."""
+    first, second = (one["between"] * 2)[:2]
+    where = f"between T = {one['T_low']:.9g} and {one['T_high']:.9g}"
+    below = one["direction"] == "down"
+    if one["transition"] == Cause.FIRST_ORDER.value:
+        return (
+            f"First-order transition {where}: the {first} state has the lower free energy below, "
+            f"the {second} state above"
+        )
+    if one["transition"] == Cause.FOLD.value:
+        return (
+            f"Spinodal of the {first} state {where}: it meets the unstable {second} state, and neither goes "
+            f"on {'above' if below else 'below'}"
+        )
+    return (
+        f"The {first} state changes its stability {where} "
+        f"({'stable below, unstable above' if below else 'unstable below, stable above'})"
     )

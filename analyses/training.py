@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -17,16 +18,19 @@ from torch import Tensor
 from analyses.layouts import Layout
 from analyses.runs import Run
 from analyses.studies import Progress, atomic_path, provenance, silent
-from manifold.errors import CheckpointError, InputError
+from manifold.errors import CheckpointError, InputError, NotConvergedError, TooLargeError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra.flow import gradient_flow
 from spectra.group_task import LOSSES, GroupTask
+from spectra.machine import machine_memory
 from spectra.networks import GroupNetwork
 from spectra.relabelled import labelled_task
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "flow")
 SCHEDULES = ("constant", "cosine")
+WEIGHT_COPIES = 6  # weights, gradients, two moments of Adam, points and their gradient
+MOST_CHECKPOINTS = 100_000  # files in one folder
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,23 @@ class TrainingPlan:
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "group", FiniteAbelianGroup.parse(self.group).name)
 
+    def check_memory(self) -> None:
+        """Refuse sizes that cannot fit, before anything of that size is made.
+
+        Raises
+        ------
+        TooLargeError
+            If the least that training needs is more than this machine has.
+        """
+        n, q = FiniteAbelianGroup.parse(self.group).order, self.width
+        least = 8 * (3 * WEIGHT_COPIES * n * q + n * n)
+        there = machine_memory()
+        if least > there:
+            raise TooLargeError(
+                f"{self.group} with width {q:,} needs at least {least / 2**30:,.1f} GiB, this machine has "
+                f"{there / 2**30:,.1f} GiB; take a smaller group or width"
+            )
+
     @property
     def held_out(self) -> np.ndarray:
         """Numbers ``x n + y`` of the pairs left out of training, ascending."""
@@ -192,11 +213,16 @@ def save_steps(steps: int, save_every: int | None, count: int = 40) -> set[int]:
     Raises
     ------
     InputError
-        If ``save_every`` is not positive.
+        If ``save_every`` is not positive, or makes too many files.
     """
     if save_every is not None:
         if save_every < 1:
             raise InputError(f"save_every: expected at least 1, got {save_every}")
+        if steps // save_every > MOST_CHECKPOINTS:
+            raise InputError(
+                f"save_every: {steps // save_every:,} checkpoints would be written, the limit is "
+                f"{MOST_CHECKPOINTS:,}; save every {steps // MOST_CHECKPOINTS + 1:,} steps or fewer"
+            )
         return {0, steps, *range(0, steps, save_every)}
     return {0, steps, *np.unique(np.geomspace(1, steps, count).round().astype(int)).tolist()}
 
@@ -234,12 +260,39 @@ def train(
     ------
     CheckpointError
         If the saved state of an interrupted run is damaged.
+    NotConvergedError
+        If training diverges; the run holds the checkpoints before.
+    TooLargeError
+        If it cannot fit.
     """
     wanted = save_steps(plan.steps, save_every)
+    plan.check_memory()
+    new = not Path(path).exists()
     run = Run.create(path, plan.config() | {"save_every": save_every}, force=force, resume=resume)
     if resume and wanted <= set(run.files):  # stopped after its last checkpoint
         (run.path / "resume.pt").unlink(missing_ok=True)
         return run
+    try:
+        _train_and_save(plan, run, wanted, device=device, resume=resume, progress=progress)
+    finally:
+        if not run.files:  # it failed before anything was learned: leave nothing that looks like a run
+            _remove_empty(run.path, whole=new)
+    (run.path / "resume.pt").unlink(missing_ok=True)
+    return run
+
+
+def _remove_empty(folder: Path, *, whole: bool) -> None:
+    for file in ("run.json", "resume.pt"):
+        (folder / file).unlink(missing_ok=True)
+    for empty in (folder / "checkpoints", *([folder] if whole else [])):
+        with contextlib.suppress(OSError):  # not there, or not empty: then it is not ours
+            empty.rmdir()
+
+
+def _train_and_save(
+    plan: TrainingPlan, run: Run, wanted: set[int], *, device: str, resume: bool, progress: Progress
+) -> None:
+    """The steps of a plan, with a checkpoint and the state to go on from at each wanted one."""
     loop = _flow_steps if plan.optimizer == "flow" else _optimizer_steps
     state = _load_state(run) if resume else None
     for step, loss, weights, keep in loop(plan, state, device):
@@ -249,8 +302,6 @@ def train(
             _save_state(run, {"step": step, **keep()})
         if step % 10 == 0 or step == plan.steps:
             progress(step, plan.steps, f"training, loss {loss():.2e}")
-    (run.path / "resume.pt").unlink(missing_ok=True)
-    return run
 
 
 def _keys(plan: TrainingPlan) -> tuple[str, ...]:
@@ -295,6 +346,7 @@ def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: s
         return {"weights": [w.cpu() for w in weights], "optimizer": optimizer.state_dict()}
 
     for step in range(first, plan.steps + 1):
+        _check_finite(plan, step, weights)
         loss, slopes = gradient(weights)
         yield step, loss, weights, keep
         for group in optimizer.param_groups:
@@ -305,6 +357,21 @@ def _optimizer_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: s
         if plan.centred:
             for w in weights:
                 w -= w.mean(0)
+
+
+def _check_finite(plan: TrainingPlan, step: int, weights: list[Tensor]) -> None:
+    """Stop where training has diverged.
+
+    Raises
+    ------
+    NotConvergedError
+        If a weight is not finite.
+    """
+    if not all(torch.isfinite(w).all() for w in weights):
+        raise NotConvergedError(
+            f"training diverged: the weights of step {step} are not finite; lower lr (it was {plan.lr:g}). "
+            "The checkpoints before are whole"
+        )
 
 
 def _rate(plan: TrainingPlan, step: int) -> float:
@@ -333,4 +400,5 @@ def _flow_steps(plan: TrainingPlan, state: dict[str, Any] | None, device: str):
     for step, measure in zip(range(first, plan.steps + 1), flow, strict=True):
         now = net.with_points(measure.points, centred=plan.centred)
         kept = [now.a, now.c] if plan.tied else [now.a, now.b, now.c]
+        _check_finite(plan, step, kept)
         yield step, (lambda m=measure: task.value(m)), kept, (lambda k=kept: {"weights": k})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from analyses.checkpoint import Question
 from analyses.checkpoints import CheckpointReader
 from analyses.layouts import Layout
 from analyses.order_parameters import ALIVE, TOLERANCE, OrderParameters, order_parameters
+from analyses.reading.text import path_text
 from analyses.runs import Run, known_layout
 from analyses.studies import Progress, plain, provenance, silent
 from analyses.subjects import Subject, subject_of
-from manifold.errors import LayoutError
+from manifold.errors import CheckpointError, LayoutError
 from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum
 
 SETS = ("R_c", "R_n", "R_*")
@@ -41,7 +41,7 @@ SCALARS = {
 
 def follow(
     run: Run, layout: Layout | None = None, *, steps: Sequence[int] | None = None, seed: int = 0,
-    device: str = "cpu", progress: Progress = silent,
+    device: str = "cpu", skip_bad: bool = False, progress: Progress = silent,
 ) -> xr.Dataset:  # fmt: skip
     """Follow the order parameters of a run through its checkpoints.
 
@@ -57,6 +57,8 @@ def follow(
         Of the eigen-solver.
     device : str
         torch device.
+    skip_bad : bool
+        Leave out steps that cannot be used (damaged, not finite); otherwise the first one is an error.
     progress : Progress
         Told every step.
 
@@ -74,16 +76,29 @@ def follow(
         If no layout is given and none is stored with the run.
     InputError
         If the run has no such step.
+    CheckpointError
+        If a step cannot be used and bad steps are not to be skipped, or none can.
     """
     chosen = tuple(run.steps if steps is None else sorted(set(steps)))
     found: list[tuple[Subject, OrderParameters, SpectrumResult | None]] = []
+    skipped: dict[int, str] = {}
     with CheckpointReader() as reader:
         for done, step in enumerate(chosen):
             progress(done, len(chosen), f"trajectory, step {step}")
-            subject = _subject(run, layout, step, reader, device)
+            try:
+                subject = _subject(run, layout, step, reader, device)
+            except CheckpointError as error:
+                if not skip_bad:
+                    raise CheckpointError(
+                        f"step {step}: {error}; --skip-bad leaves such steps out"
+                    ) from error
+                skipped[step] = str(error)
+                continue
             found.append((subject, order_parameters(subject), _spectrum(subject, seed)))
+    if not found:
+        raise CheckpointError(f"{path_text(run.path)}: no checkpoint can be used")
     progress(len(chosen), len(chosen), "trajectory")
-    return _dataset(run, chosen, found, seed)
+    return _dataset(run, tuple(step for step in chosen if step not in skipped), found, seed, skipped)
 
 
 def affordable(plan: SpectrumPlan, subject: Subject) -> bool:
@@ -97,7 +112,8 @@ def _subject(run: Run, layout: Layout | None, step: int, reader: CheckpointReade
     known = layout if layout is not None else known_layout(checkpoint, run)
     if known is None:
         raise LayoutError(
-            f"{run.path}: no layout is stored with the run; give --layout FILE or --tensor w_a=EXPR .."
+            f"{path_text(run.path)}: no layout is stored with the run; give --layout FILE or "
+            "--tensor w_a=EXPR .."
         )
     return subject_of(checkpoint, known, run, device=device)
 
@@ -113,7 +129,7 @@ def _variable(dims: Sequence[str], values: Any, units: str, definition: str) -> 
     return tuple(dims), np.asarray(values), {"units": units, "definition": definition}
 
 
-def _dataset(run: Run, steps: tuple[int, ...], found: list, seed: int) -> xr.Dataset:
+def _dataset(run: Run, steps: tuple[int, ...], found: list, seed: int, skipped: dict[int, str]) -> xr.Dataset:
     subjects, parameters, spectra = zip(*found, strict=True)
     group = subjects[-1].network.group
     data = {
@@ -145,6 +161,7 @@ def _dataset(run: Run, steps: tuple[int, ...], found: list, seed: int) -> xr.Dat
     labels = ["(" + ",".join(map(str, group.elements[k].tolist())) + ")" for k in range(1, group.order)]
     study = xr.Dataset(data, coords={"step": list(steps), "frequency": labels, "set": list(SETS)})
     document = _document(run, subjects[-1], study, seed)
+    document["skipped"] = {str(step): reason for step, reason in skipped.items()} | run.left_out
     return study.assign_attrs(
         {"study": "trajectory", "summary": json.dumps(plain(document)), **document["provenance"]}
     )
@@ -163,7 +180,7 @@ def _spectral_variables(spectra: Sequence[SpectrumResult]) -> dict[str, tuple]:
         )
         for name, text in (
             ("negative", "certainly negative: unstable directions"),
-            ("marginal", "zero within rounding"),
+            ("marginal", "zero because a symmetry makes it zero"),
             ("positive", "certainly positive: contracting directions"),
             ("undetermined", "error bound too wide to tell the sign"),
         )
@@ -186,8 +203,9 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
     counted = ("rank", "negative", "marginal", "positive", "undetermined")
     cheap = ("loss", "objective", "accuracy", "loss_identity_error", "ones", "largest_sum", "alive",
              "purity_median")  # fmt: skip
+    warnings = subject.warnings(float(study["accuracy"].values[-1]))
     return {
-        "run": str(Path(run.path)),
+        "run": path_text(run.path),
         "task": {
             "group": net.group.name,
             "order": net.group.order,
@@ -201,11 +219,13 @@ def _document(run: Run, subject: Subject, study: xr.Dataset, seed: int) -> dict[
             "output_scale": net.output_scale,
             "weight_decay": subject.weight_decay,
         },
-        "training": {key: config[key] for key in told if key in config},
+        "training": {key: config[key] for key in told if isinstance(config.get(key), (str, int, float))},
         "steps": study.step.values,
         **{name: study[name].values for name in cheap},
         "largest": {name: study.largest_potential.sel(set=name).values for name in SETS},
         **{name: study[name].values if name in study else None for name in counted},
-        "notes": list(subject.notes),
+        "layout": subject.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *subject.origin.notes, *subject.notes],
         "provenance": provenance(seed=seed, device=str(net.a.device)),
     }

@@ -1,25 +1,36 @@
-"""Choose quadrature rules for ``exp(lambda . f)``: node counts from bandwidths, panels where it concentrates.
+"""Choose quadrature rules for ``exp(lambda . f)``: proven where they fit, checked by a second rule elsewhere.
 
-The bandwidth along an axis is read off one-dimensional slices through typical points (a few persistent
-Gibbs chains): the density along a great circle is a trigonometric function, its Fourier coefficients say
-how many nodes an exact-degree rule needs. Where that is too many, the axis is cut to the panels that carry
-the mass, found by following ``beta lambda`` from a small beta to 1.
+A global rule whose node counts are proven enough (`manifold.harmonics`) is taken where it is small, boxes with
+proven errors (`manifold.boxes`) where the density is concentrated and depends on few axes. What is left, many
+axes at a large lambda, gets a rule from one-dimensional slices through typical points (a few persistent Gibbs
+chains): the Fourier coefficients of the density along a great circle say how many nodes an exact-degree rule
+needs; where that is too many, the axis is cut to the panels that carry the mass, found by following
+``beta lambda`` from a small beta to 1. Such a rule counts only if a second one with other nodes agrees.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from manifold.boxes import Boxes, BoxIntegrator
-from manifold.errors import NotConvergedError
-from manifold.integrals import MAX_NODES, Cumulants, Integrator, Rule
+from manifold.errors import NotConvergedError, TooLargeError
+from manifold.harmonics import Harmonics, bandwidth, fourier
+from manifold.integrals import MAX_NODES, Cumulants, Errors, Integrator, Rule
 from manifold.polynomials import Terms
 from manifold.quadrature import Panels, axis_density, domain, gauss_legendre, global_rule, merged, panel_rule
 
 FINE, COARSE = 1e-14, 1e-5
 GLOBAL_LIMIT, GLOBAL_NODES = 256, 5e6
-BOX_AXES, BOX_NODES = 3, 2e6
-AGREEMENT, GROWTHS = 1e-13, 4
+BOX_AXES = 3
+PROVEN = 1e-2  # of the wanted tolerance: what a proven rule may err on each axis
+PROVEN_AXIS, PROVEN_NODES = 128, 3e5  # beyond, boxes are cheaper and see small variances without cancellation
+DEEP_NODES = 5e6  # of a proven rule on more axes than boxes take
+AGREEMENT, GROWTHS, APART = 1e-13, 4, 1e-9  # two rules agree; more nodes tried; rules that err apart are refused
+ROUNDING = 16 * np.finfo(float).eps  # sums and products of one exponent, measured on closed forms
+FINEST = 4096
+SECOND = (1.1, 2)  # factor and nodes more on each axis: no common node, about twice the work on five axes
 _SUPPORT = 1e-22
 _PANEL_DEGREE = 72
 
@@ -37,11 +48,12 @@ class AdaptiveIntegrator:
 
     def __init__(self, terms: Terms, *, seed: int = 0):
         self.integrator = Integrator(terms)
+        self.harmonics = Harmonics(terms)
         self.terms = terms
         self.axes = terms.axes
         self.half = symmetric_axes(terms)
         self._rng = np.random.default_rng(seed)
-        self._degrees = [self._axis_degree(a) for a in range(len(self.axes))]
+        self._degrees = self.harmonics.degrees
         self._unique = []
         for axis in self.axes:
             columns = terms.keys[:, axis.column : axis.column + axis.width]
@@ -49,12 +61,7 @@ class AdaptiveIntegrator:
             self._unique.append((unique, inverse.ravel()))
         self._points = self._scatter()
         self._last: tuple[np.ndarray, Rule] | None = None
-        self.boxes = BoxIntegrator(terms, self.half) if 1 < len(self.axes) <= BOX_AXES else None
-
-    def _axis_degree(self, a: int) -> int:
-        axis = self.axes[a]
-        columns = self.terms.keys[:, axis.column : axis.column + axis.width]
-        return int(np.abs(columns).sum(1).max(initial=0))
+        self.boxes = BoxIntegrator(terms, self.half) if 0 < len(self.axes) <= BOX_AXES else None
 
     def _scatter(self) -> np.ndarray:
         """Twelve uniform chains, shape (axes, 12)."""
@@ -72,8 +79,8 @@ class AdaptiveIntegrator:
         unique, inverse = self._unique[a]
         return self.axes[a].functions(unique, angles)[inverse]
 
-    def _slices(self, lam: np.ndarray, a: int, angles: np.ndarray) -> np.ndarray:
-        """Exponent along axis a through every chain's point, shape (chains, len(angles))."""
+    def _folded(self, lam: np.ndarray, a: int) -> np.ndarray:
+        """Coefficients of the functions of axis a through every chain's point, shape (chains, functions)."""
         rest = (lam[self.terms.owner] * self.terms.coefficients)[:, None]
         for b in range(len(self.axes)):
             if b != a:
@@ -81,7 +88,19 @@ class AdaptiveIntegrator:
         unique, inverse = self._unique[a]
         folded = np.zeros((len(unique), rest.shape[1]), complex)
         np.add.at(folded, inverse, rest)
-        return (folded.T @ self.axes[a].functions(unique, angles)).real
+        return folded.T
+
+    def _slices(self, lam: np.ndarray, a: int, angles: np.ndarray) -> np.ndarray:
+        """Exponent along axis a through every chain's point, shape (chains, len(angles))."""
+        return (self._folded(lam, a) @ self.axes[a].functions(self._unique[a][0], angles)).real
+
+    def _slice_amplitudes(self, lam: np.ndarray, a: int) -> np.ndarray:
+        """Amplitudes of the harmonics of these exponents, shape (chains, degree + 1)."""
+        degree = self.harmonics.degrees[a]
+        series = self._folded(lam, a) @ fourier(self.axes[a], self._unique[a][0], degree)
+        both = np.abs(series[:, degree:] + series[:, degree::-1].conj())  # Re z = Re conj z
+        both[:, 0] /= 2
+        return both
 
     def _move(self, a: int, angles: np.ndarray, exponents: np.ndarray, weights: np.ndarray) -> None:
         """One Gibbs step of every chain along axis a, on the given nodes."""
@@ -92,19 +111,20 @@ class AdaptiveIntegrator:
         self._points[a] = angles[chosen]
 
     def bandwidth(self, lam: np.ndarray, a: int, tol: float) -> int:
-        """Largest Fourier index above ``tol`` (relative) of the density along axis a; moves the chains."""
-        size = 64
-        while True:
-            angles = 2 * np.pi * (np.arange(size) + 0.5) / size
-            exponents = self._slices(lam, a, angles)
+        """Largest Fourier index above ``tol`` (relative) of the density along axis a; moves the chains.
+
+        The grid is fine enough for the proven bandwidth of these slices: no index folds back on a lower one.
+        """
+        proven = max(bandwidth(x, tol) for x in self._slice_amplitudes(lam, a))
+        size = min(2 * proven + 2, FINEST)
+        angles = 2 * np.pi * (np.arange(size) + 0.5) / size
+        exponents = self._slices(lam, a, angles)
+        degree = proven
+        if size < FINEST:
             density = np.exp(exponents - exponents.max(1, keepdims=True))
             spectrum = np.abs(np.fft.rfft(density, axis=1))
-            floor = max(tol, _noise(exponents))
-            above = np.flatnonzero((spectrum > floor * spectrum[:, :1]).any(0))
-            degree = int(above[-1]) if len(above) else 0
-            if degree < 0.45 * size or size >= 4096:
-                break
-            size *= 4
+            above = np.flatnonzero((spectrum > max(tol, _noise(exponents)) * spectrum[:, :1]).any(0))
+            degree = int(above[-1])
         low, high = domain(self.axes[a], self.half[a])
         inside = (_wrap(self.axes[a], angles) > low) & (_wrap(self.axes[a], angles) < high)
         angles = _wrap(self.axes[a], angles)[inside]
@@ -240,21 +260,85 @@ class AdaptiveIntegrator:
         return False
 
     def cumulants(
-        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0
-    ) -> tuple[Cumulants, Rule | Boxes]:
-        """Log-partition and moments on a rule chosen for ``lam``, and that rule.
+        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0,
+        verify: bool = True,
+    ) -> tuple[Cumulants, Rule | Boxes]:  # fmt: skip
+        """Log-partition and moments with their errors on a rule chosen for ``lam``, and that rule.
 
         ``growth`` times and ``extra`` more nodes per axis give a second rule that shares no node with the
-        first: agreement of the two measures the quadrature error.
+        first. ``verify`` takes such a second rule where the first is not proven (at `FINE` only); without
+        it the error of such a rule is infinite.
+
+        Raises
+        ------
+        TooLargeError
+            If the density needs too many nodes.
+        NotConvergedError
+            If two rules disagree.
         """
-        needed = self._needed(lam, tol)
-        wide = max(needed, default=0) > GLOBAL_LIMIT or self._nodes(needed) > BOX_NODES
-        if self.boxes is not None and wide:
-            return self.boxes.cumulants(lam, order=order, tol=tol, growth=growth, extra=extra)
-        rule = self.rule_for(lam, needed, tol=tol)
+        counts = [self.harmonics.nodes(lam, a, PROVEN * tol, extra=2 * d) for a, d in enumerate(self._degrees)]
+        nodes = self._nodes(counts)
+        quadrature = PROVEN * tol * len(counts)
+        if max(counts) <= PROVEN_AXIS and nodes <= PROVEN_NODES:
+            return self._proven(lam, counts, order, growth, extra, quadrature)
+        if self.boxes is not None:
+            try:
+                found, boxes = self.boxes.cumulants(lam, order=order, tol=tol, growth=growth, extra=extra)
+                quadrature = float(np.exp(min(boxes.log_error - found.log_partition, 0.0)))
+                return self._with_errors(lam, found, quadrature), boxes
+            except TooLargeError:
+                if nodes > MAX_NODES / 4:
+                    raise
+                return self._proven(lam, counts, order, growth, extra, quadrature)
+        if max(counts) <= GLOBAL_LIMIT and nodes <= DEEP_NODES:
+            return self._proven(lam, counts, order, growth, extra, quadrature)
+        rule = self.rule_for(lam, self._needed(lam, tol), tol=tol)
         if extra or growth > 1:
             rule = self._grown(rule, growth, extra)
-        return self.integrator.evaluate(lam, rule, order=order), rule
+        if not verify or tol > FINE:
+            return self._with_errors(lam, self.integrator.evaluate(lam, rule, order=order), np.inf), rule
+        return self._verified(lam, rule, order)
+
+    def _proven(self, lam, counts, order, growth, extra, quadrature) -> tuple[Cumulants, Rule]:
+        rule = self._make(self._settled(counts))
+        self._last = (lam.copy(), rule)
+        if extra or growth > 1:
+            rule = self._grown(rule, growth, extra)
+        return self._with_errors(lam, self.integrator.evaluate(lam, rule, order=order), quadrature), rule
+
+    def _verified(self, lam: np.ndarray, rule: Rule, order: int) -> tuple[Cumulants, Rule]:
+        """More nodes until they change nothing; the error is what the last change was.
+
+        Raises
+        ------
+        NotConvergedError
+            If they keep changing the log-partition.
+        """
+        found = self.integrator.evaluate(lam, rule, order=order)
+        for _ in range(GROWTHS):
+            rule = self._grown(rule, *SECOND)
+            before, found = found, self.integrator.evaluate(lam, rule, order=order)
+            change = abs(found.log_partition - before.log_partition)
+            moved = float(np.max(np.abs(found.mean - before.mean) / self.harmonics.ranges, initial=0.0))
+            if max(change, moved) <= AGREEMENT * (1 + abs(found.log_partition)):
+                break
+        if not max(change, moved) <= APART * (1 + abs(found.log_partition)):
+            raise NotConvergedError(
+                f"quadrature: two rules of {' x '.join(map(str, rule.sizes))} nodes and fewer differ by "
+                f"{change:.1e} in log Z; use the sampler (method='sampling')"
+            )
+        return self._with_errors(lam, found, max(change, moved)), rule
+
+    def _with_errors(self, lam: np.ndarray, found: Cumulants, quadrature: float) -> Cumulants:
+        """Stated errors: of the rule relative to Z and to the range of each f, and of rounding.
+
+        A relative error d of the density moves ``E f`` by at most ``2 d`` standard deviations.
+        """
+        ranges = self.harmonics.ranges
+        rounding = ROUNDING * (1 + float(np.abs(lam) @ ranges))
+        absolute = (2 * quadrature + ROUNDING) * ranges
+        errors = Errors(quadrature + rounding, absolute, np.full(len(ranges), 2 * rounding), ranges)
+        return replace(found, errors=errors)
 
     def _grown(self, rule: Rule, growth: float, extra: int = 0) -> Rule:
         """The same rule with more nodes on every axis or panel."""

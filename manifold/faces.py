@@ -14,14 +14,13 @@ import torch
 
 from manifold.errors import InfeasibleMomentsError, NotConvergedError, TooLargeError
 from manifold.expressions import complex_pairs
-from manifold.fitting import MaxEntFit, fit
+from manifold.fitting import TOUCHING, MaxEntFit, fit
 from manifold.maxent import MaxEntFamily
 from manifold.moment_body import Certificate, ascend
 from manifold.monomials import Monomials
 from manifold.polynomials import expand
 from manifold.spaces import Space, Torus
 
-TOUCHING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,27 @@ from pymanopt.optimizers import TrustRegions
 
 from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedError, TooLargeError
 from manifold.fisher_rao import FisherRaoManifold, solve_scaled
+from manifold.integrals import Cumulants
 from manifold.maxent import COARSE, FINE, MaxEntFamily
 from manifold.moment_body import Certificate, separate, support_function
 
-RUNAWAY = 1e7
+RUNAWAY = 1e15  # lambda in units of the monomials at which rounding of the moments hides their distance
+TOUCHING = 1e-13  # of the unit of u . r: nearer to the boundary the rounding of the moments decides
+CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda is linear in it
+SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
+BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
+GLANCE = 30  # rounds of the search for a separating direction while Newton is still under way
+CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
 class Reason(Enum):
     """Why a fit stopped; the value is the sentence for the user."""
 
     CONVERGED = "the moments are matched to rounding error"
+    UNDETERMINED = (
+        "the moments are matched, but rounding of the moments leaves lambda undetermined: they are too "
+        "near the boundary, or the monomials nearly dependent under this measure"
+    )
     ITERATIONS = "stopped at the iteration limit before the moments were matched"
     STALLED = "no step lowers the dual any more, yet the moments are not matched; try another method"
 
@@ -41,8 +52,12 @@ class MaxEntFit:
     entropy : float
         Against the uniform probability measure, nats.
     moment_error : float
-        Largest ``|E r - rho|`` in units of the uniform standard deviation of r, on a quadrature rule with
-        more nodes than the one that produced lambda: it contains the quadrature error.
+        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on a
+        rule with more nodes than the one that produced lambda, and the error of that rule.
+    lambda_error : ndarray, shape (m,)
+        Bounds of the errors of lambda: ``|Cov^-1|`` times those of the moments.
+    log_partition_error, entropy_error : float
+        Bounds of the errors of both, as values of the measure that has the moments exactly.
     fisher_rank : int
     condition : float
         Condition number of the Fisher information, monomials scaled to unit variance.
@@ -65,6 +80,9 @@ class MaxEntFit:
     converged: bool
     reason: Reason
     method: str
+    lambda_error: np.ndarray
+    log_partition_error: float
+    entropy_error: float
     diagnostics: dict = field(default_factory=dict)
 
     @property
@@ -135,7 +153,7 @@ def fit(
             point, steps = problem.newton(start, max_iterations, report)
         else:
             point, steps = problem.trust_regions(start, max_iterations)
-        result = problem.polish(point, steps, method)
+        result = problem.polish(point, steps, method, exhausted=steps >= max_iterations)
         if not result.converged:
             raise NotConvergedError(f"maximum-entropy fit: {result.reason.value}", result)
     except (TooLargeError, NotConvergedError) as error:
@@ -179,31 +197,36 @@ class _Dual:
         self.family, self.moments = family, moments
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
-        self.checked = False
+        self.searched = 0
         self.touching: bool | None = None
         self.last = np.zeros(family.rank)
 
-    def cumulants(self, point: np.ndarray, order: int, tol: float, growth: float = 1.0, extra: int = 0):
-        self.last = point
+    def embed(self, point: np.ndarray) -> np.ndarray:
+        """Full lambda (m,) with zeros at dependent monomials."""
         lam = np.zeros(len(self.family))
         lam[self.family.independent] = point
-        found = self.family.evaluate(lam, order=order, tol=tol, growth=growth, extra=extra)
+        return lam
+
+    def cumulants(self, point: np.ndarray, order: int, tol: float):
+        """Log-partition, mean and covariance of the independent monomials."""
+        self.last = point
+        found = self.family.evaluate(self.embed(point), order=order, tol=tol, verify=False)
         keep = self.family.independent
         covariance = None if found.covariance is None else found.covariance[np.ix_(keep, keep)]
-        return found.log_partition, found.mean[keep], covariance, found.marginals
+        return found.log_partition, found.mean[keep], covariance
 
-    def refuse_if_infeasible(self) -> None:
-        """Raise with a verified separating direction if there is one.
+    def refuse_if_infeasible(self, rounds: int = 300) -> None:
+        """Raise with a verified separating direction if there is one; a short search first, a long one once.
 
         Raises
         ------
         InfeasibleMomentsError
             If there is one.
         """
-        if self.checked:
+        if self.searched >= rounds:
             return
-        self.checked = True
-        certificate = separate(self.family, self.moments)
+        self.searched = rounds
+        certificate = separate(self.family, self.moments, rounds=rounds)
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
@@ -215,7 +238,7 @@ class _Dual:
             direction[self.family.independent] = np.where(scaled > 0.1 * scaled.max(), point, 0.0)
             support, _ = support_function(self.family.space, self.family.monomials, direction)
             unit = float(np.abs(direction) @ self.family.scale)
-            self.touching = support - float(direction @ self.moments) < 1e-9 * unit
+            self.touching = support - float(direction @ self.moments) < TOUCHING * unit
         return self.touching
 
     def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
@@ -226,18 +249,18 @@ class _Dual:
         NotConvergedError
             If lambda grows without bound.
         """
-        value, mean, covariance, _ = self.cumulants(point, 2, COARSE)
+        value, mean, covariance = self.cumulants(point, 2, COARSE)
         cost = value - point @ self.target
         for step in range(1, limit + 1):
             gradient = mean - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
             report(min(step, limit), limit, f"Newton step {step}, decrement {decrement:.1e}")
-            if decrement < 1e-5:
+            if decrement < max(1e-5, self._floor(point, covariance)):
                 return point, step
             size = np.abs(point * self.unit).max()
             if size > 12 or step == 25:
-                self.refuse_if_infeasible()
+                self.refuse_if_infeasible(GLANCE)
             if size > RUNAWAY or (size > 1e3 and self.touches(point)):
                 raise NotConvergedError(
                     "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
@@ -246,7 +269,7 @@ class _Dual:
             length = min(1.0, 2.0 / decrement)
             while True:
                 trial = point + length * direction
-                value, mean, covariance, _ = self.cumulants(trial, 2, COARSE)
+                value, mean, covariance = self.cumulants(trial, 2, COARSE)
                 trial_cost = value - trial @ self.target
                 slack = 1e-5 + 1e-13 * abs(value)
                 if trial_cost <= cost - 1e-4 * length * decrement**2 + slack or length < 1e-6:
@@ -280,50 +303,87 @@ class _Dual:
         outcome = optimizer.run(problem, initial_point=point, Delta0=min(4.0, manifold.typical_dist))
         return outcome.point, int(outcome.iterations)
 
-    def polish(self, point: np.ndarray, steps: int, method: str) -> MaxEntFit:
-        """Chord steps on fine rules; the last residual is measured with more nodes than made the point."""
-        covariance = self.cumulants(point, 2, COARSE)[2]
-        errors: list[float] = []
-        best, growth = None, 1.0
-        for attempt in range(14):
-            value, mean, _, sizes = self.cumulants(point, 1, FINE, growth, extra=2 * (attempt % 2))
-            gradient = mean - self.target
+    def polish(self, point: np.ndarray, steps: int, method: str, *, exhausted: bool) -> MaxEntFit:
+        """Chord steps on fine rules until only rounding is left, then judged by a second rule."""
+        information = self.information(point)
+        keep = self.family.independent
+        covariance = information[np.ix_(keep, keep)]
+        floor = self._floor(point, covariance)
+        best, judge, errors = None, False, []
+        for _ in range(14):
+            growth, extra = SECOND if judge else (1.0, 0)
+            found = self.family.evaluate(self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge)
+            gradient = found.mean[self.family.independent] - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
+            stalled = bool(errors) and decrement > 0.3 * min(errors)
             errors.append(decrement)
-            if best is None or decrement < best[0]:
-                best = (decrement, point, value, mean, sizes)
-            floor = self._floor(point, covariance)
-            if attempt and decrement <= floor:
+            if judge and (best is None or decrement < best[0]):
+                best = (decrement, point, found)
+            if judge and (decrement <= floor or stalled):
                 break
-            if attempt and decrement > 0.3 * min(errors[:-1]):
-                if growth > 3 or best[0] < max(1e-8, 50 * floor):
-                    break
-                growth *= 1.4  # the slices that chose the rule missed a narrow or rare mode
-                covariance = self.cumulants(point, 2, COARSE, growth)[2]
-                direction = -solve_scaled(covariance, gradient)
+            if not judge and (decrement <= floor or stalled):
+                judge, errors = True, []
+                if decrement <= floor:
+                    continue
             point = point + direction
-        decrement, point, value, mean, sizes = best
-        lam = np.zeros(len(self.family))
-        lam[self.family.independent] = point
-        moment_error = float(np.max(np.abs(mean - self.target) / self.unit))
-        nodes = float(np.prod([np.prod(s, dtype=float) for s in sizes]))
-        tol = FINE if nodes < 3e5 else COARSE
-        information = self.family.evaluate(lam, order=2, tol=tol, growth=growth).covariance
-        keep = self.family.independent
-        scale = np.sqrt(np.diag(information)[keep].clip(min=np.finfo(float).tiny))
-        values = np.linalg.eigvalsh(information[np.ix_(keep, keep)] / np.outer(scale, scale))
-        converged = decrement < max(1e-6, 50 * self._floor(point, covariance)) and moment_error < 1e-7
-        reason = Reason.CONVERGED if converged else (Reason.ITERATIONS if steps >= 120 else Reason.STALLED)
+        if best is None:
+            found = self.family.evaluate(self.embed(point), tol=FINE, growth=SECOND[0], extra=SECOND[1])
+            best = (decrement, point, found)
+        return self.judged(*best, information, steps, method, exhausted=exhausted)
+
+    def information(self, point: np.ndarray) -> np.ndarray:
+        """Fisher information (m, m), on fine rules where these are cheap or its inverse needs them."""
+        lam, keep = self.embed(point), self.family.independent
+        found = self.family.evaluate(lam, order=2, tol=COARSE, verify=False)
+        nodes = sum(np.prod(s, dtype=float) for s in found.marginals)
+        condition = np.linalg.cond(_correlation(found.covariance[np.ix_(keep, keep)])[0])
+        if nodes < CHEAP or condition > 1 / COARSE:
+            found = self.family.evaluate(lam, order=2, tol=FINE, verify=False)
+        return found.covariance
+
+    def judged(
+        self, decrement: float, point: np.ndarray, found: Cumulants, information: np.ndarray, steps: int,
+        method: str, *, exhausted: bool,
+    ) -> MaxEntFit:  # fmt: skip
+        """The fit with its errors: the moments are known to ``miss``, and everything follows from that.
+
+        ``d lambda = Cov^-1 d rho``, ``d A = rho . d lambda``; the dual value ``A - lambda . rho`` is the
+        entropy up to second order, since it is smallest at the solution.
+        """
+        family, keep = self.family, self.family.independent
+        covariance = information[np.ix_(keep, keep)]
+        correlation, deviation = _correlation(covariance)
+        values, vectors = np.linalg.eigh(correlation)
+        inverse = (vectors / values.clip(min=BLIND * values[-1])) @ vectors.T / np.outer(deviation, deviation)
+        off = np.abs(found.mean - self.moments) + found.errors.mean(np.diag(information))
+        miss = off[keep]
+        away = float(np.sqrt(miss @ np.abs(inverse) @ miss))
+        bend = 1 / max(1 - 4 * away, 0.1)  # Cov changes by its third cumulants on the way
+        lambda_error = np.zeros(len(family))
+        lambda_error[keep] = bend * np.abs(inverse) @ miss
+        rounding = 4 * np.finfo(float).eps * float(np.abs(point) @ np.abs(self.target))
+        lam = self.embed(point)
+        moment_error = float(np.max(off / family.scale))
+        converged = decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
+        reason = Reason.CONVERGED
+        if not converged:
+            reason = Reason.ITERATIONS if exhausted else Reason.STALLED
+        elif away > CERTAIN or values[0] < BLIND * values[-1]:
+            reason = Reason.UNDETERMINED
         return MaxEntFit(
-            family=self.family, moments=self.moments, lam=lam, log_partition=value,
-            entropy=value - float(point @ mean), moment_error=moment_error, fisher_rank=self.family.rank,
-            condition=float(values[-1] / max(values[0], 1e-300)), fisher_information=information,
-            converged=converged, reason=reason, method=method,
+            family=family, moments=self.moments, lam=lam, log_partition=found.log_partition,
+            entropy=found.log_partition - float(point @ self.target), moment_error=moment_error,
+            fisher_rank=family.rank, condition=float(values[-1] / max(values[0], 1e-300)),
+            fisher_information=information, converged=reason is Reason.CONVERGED, reason=reason, method=method,
+            lambda_error=lambda_error,
+            log_partition_error=found.errors.log_partition + bend * float(np.abs(self.target @ inverse) @ miss),
+            entropy_error=found.errors.log_partition + rounding + bend * away**2 / 2,
             diagnostics={
-                "newton_decrement": decrement, "steps": steps, "nodes": [list(map(int, s)) for s in sizes],
-                "dependent": [d.sentence for d in self.family.dependencies],
-                "lambda_error": float(np.abs(solve_scaled(covariance, mean - self.target)).max()),
+                "newton_decrement": decrement, "steps": steps,
+                "nodes": [list(map(int, s)) for s in found.marginals],
+                "dependent": [d.sentence for d in family.dependencies],
+                "lambda_error": float(lambda_error.max()),
             },
         )  # fmt: skip
 
@@ -332,3 +392,9 @@ class _Dual:
         noise = 4 * np.finfo(float).eps * (np.abs(self.target) + np.abs(point) @ np.sqrt(np.diag(covariance))
                                             * self.unit + self.unit)  # fmt: skip
         return float(np.sqrt(noise @ solve_scaled(covariance, noise)))
+
+
+def _correlation(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A covariance scaled to unit diagonal, and the standard deviations."""
+    deviation = np.sqrt(np.diag(covariance).clip(min=np.finfo(float).tiny))
+    return covariance / np.outer(deviation, deviation), deviation

@@ -11,6 +11,9 @@ import numpy as np
 
 from manifold.errors import InputError
 
+MOST_ORDER = 99_999  # 80 GB for the table of sums alone
+MOST_DIGITS = 200  # of all factors together; longer names are not even turned into numbers
+
 
 @dataclass(frozen=True)
 class FiniteAbelianGroup:
@@ -62,9 +65,16 @@ class FiniteAbelianGroup:
             If the name does not follow that grammar, or the group is absurdly large.
         """
         factors = name.replace(" ", "").lower().split("x")
-        if not all(re.fullmatch(r"z[0-9]{1,6}", factor) for factor in factors):
-            raise InputError(f"group: expected a name like Z23 or Z4xZ6, got {name!r}")
-        return cls(tuple(int(factor[1:]) for factor in factors))
+        if not all(re.fullmatch(r"z[0-9]+", factor) for factor in factors):
+            raise InputError(f"group: expected a name like Z23 or Z4xZ6, got {name[:60]!r}")
+        digits = sum(len(factor) - 1 for factor in factors)
+        orders = tuple(int(factor[1:]) for factor in factors) if digits < MOST_DIGITS else (MOST_ORDER + 1,)
+        if math.prod(orders) > MOST_ORDER:
+            raise InputError(
+                f"group: expected an order of at most {MOST_ORDER:,} (its table of sums has n^2 entries), "
+                f"got {name[:60]!r}"
+            )
+        return cls(orders)
 
     @property
     def name(self) -> str:

@@ -8,14 +8,15 @@ from functools import cached_property
 import numpy as np
 
 from manifold.adaptive import COARSE, FINE, AdaptiveIntegrator
-from manifold.errors import InputError, NotIntegrableError
-from manifold.integrals import Cumulants
+from manifold.errors import InputError, NotConvergedError, NotIntegrableError
+from manifold.integrals import Cumulants, Errors
 from manifold.monomials import Monomials
 from manifold.polynomials import Terms, terms_of
 from manifold.spaces import Product, Space, Sphere
 
 RANK_TOLERANCE = 1e-10
 MAX_AXES = 6
+CONFIRMING, CONFIRMED = 1024, 8.0  # annealed points against a rule on panels; they are not quite independent
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,9 @@ class MaxEntFamily:
         return len(self.independent)
 
     def evaluate(
-        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0
-    ) -> Cumulants:
+        self, lam: np.ndarray, *, order: int = 1, tol: float = FINE, growth: float = 1.0, extra: int = 0,
+        verify: bool = True,
+    ) -> Cumulants:  # fmt: skip
         """Log-partition, mean and (``order=2``) Fisher information at ``lambda``.
 
         Parameters
@@ -169,11 +171,14 @@ class MaxEntFamily:
         growth : float
             Factor on the nodes of every axis.
         extra : int
-            More nodes per axis than that (see `AdaptiveIntegrator.cumulants`).
+            More nodes per axis than that.
+        verify : bool
+            Check rules without a proof by a second one (see `AdaptiveIntegrator.cumulants`).
 
         Returns
         -------
         Cumulants
+            With bounds of the errors of log-partition and mean.
 
         Raises
         ------
@@ -181,33 +186,66 @@ class MaxEntFamily:
             If ``lambda`` has the wrong length or is not finite.
         TooLargeError
             If the density needs too many quadrature nodes.
+        NotConvergedError
+            If no second rule confirms a rule without a proof.
         """
         lam = np.atleast_1d(np.asarray(lam, dtype=float))
         if lam.shape != (len(self),) or not np.isfinite(lam).all():
             raise InputError(f"lambda: expected {len(self)} finite numbers, got {lam.tolist()}")
-        key = (lam.tobytes(), order, tol, growth, extra)
+        key = (lam.tobytes(), order, tol, growth, extra, verify)
         if key not in self._memory:
             if len(self._memory) > 8:
                 self._memory.clear()
-            self._memory[key] = self._evaluate(lam, order, tol, growth, extra)
+            self._memory[key] = self._evaluate(lam, order, tol, growth, extra, verify)
         return self._memory[key]
 
-    def _evaluate(self, lam: np.ndarray, order: int, tol: float, growth: float, extra: int) -> Cumulants:
+    def _evaluate(self, lam, order, tol, growth, extra, verify) -> Cumulants:
         log_partition, mean = 0.0, np.zeros(len(self))
         covariance = np.zeros((len(self), len(self))) if order == 2 else None
-        sizes = []
+        sizes, error, absolute, relative, ranges = [], 0.0, *np.zeros((3, len(self)))
         for index, part in self._parts:
             if not part.axes:  # constants on the space
                 mean[index] = part.terms.coefficients.real.sum() if len(part.terms.coefficients) else 0.0
+                ranges[index] = np.abs(mean[index])
+                absolute[index] = 4 * np.finfo(float).eps * ranges[index]
                 log_partition += float(lam[index] @ mean[index])
+                error += float(np.abs(lam[index]) @ absolute[index])
                 continue
-            found, rule = part.cumulants(lam[index], order=order, tol=tol, growth=growth, extra=extra)
+            found, rule = part.cumulants(
+                lam[index], order=order, tol=tol, growth=growth, extra=extra, verify=verify
+            )
+            if verify and tol <= FINE and getattr(rule, "local", False):
+                self._confirm(lam, index, found)
             sizes.append(rule.sizes)
             log_partition += found.log_partition
             mean[index] = found.mean
+            error += found.errors.log_partition
+            absolute[index], relative[index] = found.errors.absolute, found.errors.relative
+            ranges[index] = found.errors.ranges
             if covariance is not None:
                 covariance[np.ix_(index, index)] = found.covariance
-        return Cumulants(log_partition, mean, covariance, tuple(sizes))
+        errors = Errors(error, absolute, relative, ranges)
+        return Cumulants(log_partition, mean, covariance, tuple(sizes), errors)
+
+    def _confirm(self, lam: np.ndarray, index: np.ndarray, found: Cumulants) -> None:
+        """Panels that chains have chosen may miss a mode: annealed samples must agree with their moments.
+
+        Raises
+        ------
+        NotConvergedError
+            If they do not.
+        """
+        import torch
+
+        points = self.sample(lam, CONFIRMING, seed=self.seed + 1)
+        values = self.monomials.values(torch.as_tensor(points)).numpy()[:, index]
+        error = values.std(0) / np.sqrt(CONFIRMING)
+        worst = float(np.max(np.abs(values.mean(0) - found.mean) / np.maximum(error, 1e-300)))
+        if worst > CONFIRMED:
+            raise NotConvergedError(
+                f"quadrature: samples and the panels of the rule differ by {worst:.0f} standard errors in a "
+                "moment; use the sampler (method='sampling')"
+            )
 
     def log_partition(self, lam: np.ndarray) -> float:
         """``A(lambda) = log integral exp(lambda . r) d(uniform)``."""

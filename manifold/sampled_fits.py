@@ -13,7 +13,8 @@ from manifold.sampling import RHAT_LIMIT, Samples, TemperedSampler
 from manifold.spaces import Space
 
 UNTEMPERED = 4  # chains at beta = 1 per column of the ladder
-FAR = 0.15  # standard deviations within which moments are linear in lambda
+FAR = 0.15  # standard deviations of the moments at which the approach ends
+REACH = 0.5  # standard deviations over which one run's samples may be reweighted
 STUCK = 1.5  # a split R-hat that longer runs of the same chains will not mend
 
 
@@ -26,13 +27,14 @@ class SampledFit:
     lam : ndarray, shape (m,)
     moments : ndarray, shape (m,)
     samples : Samples
-        At ``lam`` (mean and log-partition carried over from the last runs, ``lam`` away by less than
-        their Monte-Carlo error).
+        Of the last run, reweighted to ``lam``, with the log-partition there by the tempered ladder.
     lambda_error : ndarray, shape (m,)
-        Monte-Carlo standard error of lambda.
+        Monte-Carlo standard error of lambda, from the spread of independent columns.
     moment_error : float
         Largest ``|E r - rho|`` that three Monte-Carlo standard errors leave possible, in standard deviations
         of r under the fitted measure.
+    shift_error : float
+        Standard error of ``lambda . rho``.
     """
 
     lam: np.ndarray
@@ -40,11 +42,25 @@ class SampledFit:
     samples: Samples
     lambda_error: np.ndarray
     moment_error: float
+    shift_error: float
 
     @property
     def entropy(self) -> float:
-        """``log Z - lambda . E r``, nats, against the uniform probability measure."""
-        return self.samples.log_partition - float(self.lam @ self.samples.mean)
+        """``log Z - lambda . rho``, nats, against the uniform probability measure.
+
+        The dual is smallest at the solution: the error of lambda enters in second order only.
+        """
+        return self.samples.log_partition - float(self.lam @ self.moments)
+
+    @property
+    def entropy_error(self) -> float:
+        """Standard error of the entropy: that of the ladder at the fitted lambda."""
+        return self.samples.log_partition_error
+
+    @property
+    def log_partition_error(self) -> float:
+        """Standard error of ``log Z`` of the measure that has the moments: ladder and lambda."""
+        return float(np.hypot(self.samples.log_partition_error, self.shift_error))
 
 
 def fit_by_sampling(
@@ -100,11 +116,11 @@ def fit_by_sampling(
     sampler.prepare(lam, particles=UNTEMPERED * columns)
     average = _Averaging(moments, tol, doublings, tell)
     fit = average.run(sampler.untempered(UNTEMPERED * columns), lam, 6 * sweeps, rounds, patience=3)
-    if fit.samples.converged:
-        ladder = sampler.run(fit.lam, sweeps=8 * sweeps, warmup=4 * sweeps)
-        fit = replace(fit, samples=_joined(fit.samples, ladder)) if _agree(fit, ladder) else None
-    if fit is None or not fit.samples.converged:
+    ladder = sampler.run(fit.lam, sweeps=8 * sweeps, warmup=4 * sweeps)
+    if not (fit.samples.converged and _agree(fit, ladder)):
         fit = average.run(sampler, lam, 4 * sweeps, rounds + doublings, patience=doublings)
+        ladder = sampler.run(fit.lam, sweeps=8 * sweeps)
+    fit = replace(fit, samples=_joined(fit.samples, ladder))
     samples = fit.samples
     if not samples.converged:
         worst = int(samples.rhat.argmax())
@@ -146,6 +162,8 @@ class _Averaging:
             if met or (patience < self.doublings and stuck and not samples.converged):
                 break
             lam = pool.lam
+            if not pool.weight:  # too far away to learn more than where to go
+                continue
             missing = pool.weight * (1.15 * (fit.moment_error / self.tol) ** 2 - 1)  # errors fall as roots
             length = int(np.clip(missing, length, 2 * length)) if samples.converged else 2 * length
         return fit
@@ -230,38 +248,90 @@ def _approach(
 
 
 class _Pool:
-    """Estimates ``lambda + Cov^{-1} (rho - E r)`` of several runs, averaged by their length.
+    """Solutions of ``E r = rho`` by several runs, each reweighted on its own, averaged by their length.
 
-    Runs that started too far away for the linear step (`FAR` standard deviations) are forgotten, and no step
-    is longer than three times that.
+    A run at ``lambda`` knows the moments at ``lambda + d`` by the weights ``exp(d . r)`` (not linear in d:
+    a linear step is biased where the moments are skew). Every column carries its own influence on the solution
+    through all runs, so that their spread is an honest error even if runs are correlated. Runs that start too
+    far away (`REACH` standard deviations) only tell where to go.
     """
 
     def __init__(self, moments: np.ndarray):
         self.moments = moments
         self.weight, self.lam = 0.0, np.zeros(len(moments))
-        self.variance = np.zeros(len(moments))  # of the pooled moments
+        self.influence = np.zeros((0, len(moments)))  # of each column on lambda
+        self.pull = np.zeros((0, len(moments)))  # of each column on the moments
 
     def add(self, lam: np.ndarray, samples: Samples) -> None:
         residual = self.moments - samples.mean
         move = np.linalg.solve(samples.covariance, residual)
         size = float(np.sqrt(max(residual @ move, 0)))
-        if size**2 > FAR**2 + 4 * len(lam) / samples.effective.min():
-            self.weight = 0.0
-        move = move * min(1.0, 3 * FAR / max(size, 1e-300))
+        found = None
+        if size**2 <= REACH**2 + 4 * len(lam) / samples.effective.min():
+            found = _reweighted(samples.records, self.moments, move)
+        if found is None:
+            self.weight, self.lam = 0.0, lam + move * min(1.0, REACH / max(size, 1e-300))
+            self.influence = np.full(samples.records.shape[1:], np.inf)
+            self.pull = self.influence
+            return
         new, total = float(samples.sweeps), self.weight + samples.sweeps
-        self.lam = (self.weight * self.lam + new * (lam + move)) / total
-        self.variance = (self.weight**2 * self.variance + new**2 * samples.standard_error**2) / total**2
+        if not self.weight:
+            self.influence = self.pull = np.zeros(samples.records.shape[1:])
+        self.lam = (self.weight * self.lam + new * (lam + found.shift)) / total
+        self.influence = (self.weight * self.influence + new * found.influence) / total
+        self.pull = (self.weight * self.pull + new * found.pull) / total
         self.weight = total
 
     def fit(self, lam: np.ndarray, samples: Samples) -> SampledFit:
-        """The pooled lambda with the last samples carried over to it (second order in the small shift)."""
-        shift = self.lam - lam
-        turn = samples.covariance @ shift
-        moved = replace(
-            samples, mean=samples.mean + turn,
-            log_partition=samples.log_partition + float(shift @ samples.mean + shift @ turn / 2),
+        """The pooled lambda, with the last samples reweighted to it."""
+        values = samples.records.reshape(-1, len(lam))
+        weights = _weights(values, self.lam - lam)
+        mean = weights @ values
+        centred = values - mean
+        covariance = (centred * weights[:, None]).T @ centred
+        columns = len(self.pull)
+        moved = replace(samples, mean=mean, covariance=covariance, records=samples.records[:0])
+        if not self.weight:
+            return SampledFit(self.lam, self.moments, moved, np.full(len(lam), np.inf), np.inf, np.inf)
+        error = self.pull.std(0, ddof=1) / np.sqrt(columns) / np.sqrt(np.diag(covariance))
+        return SampledFit(
+            self.lam.copy(), self.moments, moved, self.influence.std(0, ddof=1) / np.sqrt(columns),
+            3 * float(error.max()), float((self.influence @ self.moments).std(ddof=1) / np.sqrt(columns)),
         )  # fmt: skip
-        deviation = np.sqrt(np.diag(samples.covariance))
-        noise = np.linalg.solve(samples.covariance, np.diag(np.sqrt(self.variance)))
-        error = 3 * float(np.max(np.sqrt(self.variance) / deviation))
-        return SampledFit(self.lam.copy(), self.moments, moved, np.linalg.norm(noise, axis=1), error)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """``shift`` with ``E r = rho`` after reweighting; influences of the columns, shape (columns, m)."""
+
+    shift: np.ndarray
+    influence: np.ndarray
+    pull: np.ndarray
+
+
+def _weights(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    exponents = values @ shift
+    weights = np.exp(exponents - exponents.max())
+    return weights / weights.sum()
+
+
+def _reweighted(records: np.ndarray, moments: np.ndarray, shift: np.ndarray) -> _Solution | None:
+    """Newton for the shift of lambda at which weighted samples have the moments; None if they do not reach."""
+    sweeps, columns, m = records.shape
+    values = records.reshape(-1, m)
+    for _ in range(50):
+        weights = _weights(values, shift)
+        mean = weights @ values
+        covariance = ((values - mean) * weights[:, None]).T @ (values - mean)
+        step = np.linalg.solve(covariance, moments - mean)
+        size = float(np.sqrt(max((moments - mean) @ step, 0.0)))
+        if not np.isfinite(size):
+            return None
+        shift = shift + step * min(1.0, REACH / max(size, 1e-300))
+        if size < 1e-9:
+            break
+    weights = _weights(values, shift)
+    if size > 1e-6 or 1 / (len(values) * (weights**2).sum()) < 0.5:
+        return None
+    pull = columns * (weights[:, None] * (values - moments)).reshape(sweeps, columns, m).sum(0)
+    return _Solution(shift, -np.linalg.solve(covariance, pull.T).T, pull)

@@ -39,7 +39,7 @@ class Cumulative:
     count : ndarray, shape (t,)
         Estimate, the mean over the starts; eigenvalues, so between 0 and N, not an integer.
     standard_error : ndarray, shape (t,)
-        Of the ends of the interval below (the larger of the two), over the starts.
+        Over the starts, the largest of those of the count and of the two ends of the interval below.
     low, high : ndarray, shape (t,)
         What the Lanczos steps leave open: the mean over the starts lies between for certain.
     """

@@ -10,7 +10,9 @@ from torch import Tensor
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import SQUARE, Activation, Square
+from spectra.activations import SQUARE, Activation, Polynomial, Square
+
+OUTPUT_LIMIT = 1e140  # its square, times n^2 q^2 of any network that fits in memory, is below 1e308
 
 
 def _coordinates(block: Tensor, basis: Tensor, factor: float) -> tuple[Tensor, Tensor]:
@@ -76,6 +78,19 @@ class GroupNetwork:
     def width(self) -> int:
         """Number q of neurons."""
         return self.a.shape[1]
+
+    @property
+    def largest(self) -> float:
+        """Largest modulus of a weight."""
+        return max(float(w.abs().max()) for w in (self.a, self.b, self.c) if w is not None)
+
+    @property
+    def overflow(self) -> float:
+        """Size of the weights beyond which squared outputs may overflow double precision."""
+        top = self.activation.degree or 1
+        if isinstance(self.activation, Polynomial):
+            top = len(self.activation.coefficients) - 1
+        return OUTPUT_LIMIT ** (1 / (top + 1))
 
     @property
     def tied(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -62,6 +63,23 @@ def polynomial_basis(space: Space, points: np.ndarray, degree: int) -> tuple[np.
     return np.prod(factors, axis=0), gradients
 
 
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """Rates of the noisy flow in a space of polynomials.
+
+    Parameters
+    ----------
+    values : ndarray, shape (P,)
+        Ascending, per unit of flow time; high ones are not converged in the degree.
+    masses : ndarray, shape (P,)
+        Largest ``Var_mu(f) / <f, Gen^-1 f>`` over the span of the eigenfunctions up to each: a relative
+        change of the density moves a rate by at most as much of ``|rate| + T mass``.
+    """
+
+    values: np.ndarray
+    masses: np.ndarray
+
+
 class NoisyFlow:
     """The generator of the noisy flow on the polynomials of a space.
 
@@ -80,8 +98,9 @@ class NoisyFlow:
         self._gradients = [np.ascontiguousarray(gradients[:, :, i]) for i in range(space.ambient)]
 
     def rates(
-        self, weights: np.ndarray, statistics: np.ndarray, curvature: np.ndarray, temperature: float
-    ) -> np.ndarray:
+        self, weights: np.ndarray, statistics: np.ndarray, curvature: np.ndarray, temperature: float, *,
+        count: int = 8,
+    ) -> Rates:  # fmt: skip
         """Rates of ``d_t f = -Gen( T f + sum L''_ij E[f r_j] (r_i - E r_i) )``.
 
         ``Gen = -mu^-1 div(mu grad)``. In an orthonormal basis of centred polynomials Gen is the Dirichlet
@@ -98,11 +117,12 @@ class NoisyFlow:
             L''.
         temperature : float
             T > 0.
+        count : int
+            How many.
 
         Returns
         -------
-        ndarray
-            Ascending, per unit of flow time. High ones are not converged in the degree.
+        Rates
         """
         values = self._values - weights @ self._values
         sizes, basis = scipy.linalg.eigh(values.T @ (weights[:, None] * values))
@@ -114,4 +134,7 @@ class NoisyFlow:
         bracket = temperature * np.eye(kept.sum()) + coefficients @ curvature @ coefficients.T
         lengths, modes = scipy.linalg.eigh(whiten.T @ dirichlet @ whiten)
         root = modes * np.sqrt(lengths.clip(min=0))
-        return scipy.linalg.eigvalsh(root.T @ bracket @ root)
+        values, vectors = scipy.linalg.eigh(root.T @ bracket @ root)
+        form = (vectors[:, :count].T * lengths.clip(min=0)) @ vectors[:, :count]
+        masses = [np.linalg.eigvalsh(form[: k + 1, : k + 1])[-1] for k in range(len(form))]
+        return Rates(values[:count], np.array(masses))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,11 +23,13 @@ from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_sp
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
+from spectra.long_lanczos import BASIS_BYTES
+from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
 from spectra.rounding import arithmetic, of_points, relative_rounding
 from spectra.single_precision import in_single_precision
-from spectra.small_end import prepare_small_end
+from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
 from spectra.tangent import tangent_space, tangent_space_of_metric
 from spectra.uncertainty import operator_uncertainty
@@ -37,6 +39,7 @@ OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 240.0  # of an iteration nobody gave a limit for
+BESIDE = 64 * 2**20  # libraries loaded on the way (drawing, sparse solvers) and small tables
 SMALL_END_SHARE = 0.7  # of the time for a start of the small end; the rest is for the large end and proof
 DENSE_WORK = 2e12  # flops of a dense reduction that a user would wait for without asking
 
@@ -61,7 +64,7 @@ class SpectrumPlan:
     count : int or None
         Eigenvalues at each end when not complete.
     memory : int
-        Predicted bytes.
+        Predicted bytes at the peak, beside the program.
     blocks : bool
         Complete by frequency blocks with Weyl's bound (see `spectra.blocks`).
     density : bool
@@ -74,6 +77,10 @@ class SpectrumPlan:
         Rough time on one core, where that is known.
     metric : bool
         T_R from a form of its gradients instead of their matrix (see `Functional.metric`).
+    spare : int
+        Bytes that it may need in addition where the spectrum is hard; known only during the work.
+    program : int
+        Bytes that the process holds when the plan is made: libraries and the checkpoint.
     """
 
     operator: str
@@ -89,6 +96,8 @@ class SpectrumPlan:
     moments: bool = False
     seconds: float | None = None
     metric: bool = False
+    spare: int = 0
+    program: int = field(default_factory=resident_memory)
 
     @property
     def sentence(self) -> str:
@@ -105,7 +114,13 @@ class SpectrumPlan:
             work += f", about {max(1.0, self.seconds):,.0f} s on one core"
         return (
             f"{self.operator} second variation, {self.subspace}, {self.side} side, "
-            f"dimension {self.dimension:,}, {how}{work}, about {self.memory / 2**20:,.0f} MiB"
+            f"dimension {self.dimension:,}, {how}{work}, "
+            f"about {(self.memory + self.program) / 2**20:,.0f} MiB with the program"
+            + (
+                f", up to {self.spare / 2**20:,.0f} MiB more if the small end is crowded"
+                if self.spare
+                else ""
+            )
         )
 
 
@@ -194,13 +209,13 @@ def plan_spectrum(
     if density:
         return _density_plan(operator, size, potentials)
     if operator == "flat":
-        return SpectrumPlan(operator, subspace, "particles", q, True, count, 8 * 4 * q * q)
+        return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
         return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
     small, large = sorted((m, size))
     if subspace == "span":
-        memory = 8 * 4 * small * large + 8 * 4 * small * small
+        memory = dense_span_memory(small, large)
         if memory <= memory_limit and 6.0 * large * small * small < DENSE_WORK:
             side = "potentials" if m <= size else "particles"
             return SpectrumPlan(operator, "span", side, small, True, count, memory)
@@ -216,14 +231,42 @@ def plan_spectrum(
             )
         subspace = "full" if m <= size or count is None else "complement"
     dense = subspace == "full" and (count is None or size <= DENSE_LIMIT)
-    copies = 4 if size <= VECTORS_LIMIT else 2  # eigenvectors and work space, or the values alone
-    memory = 8 * copies * size * size if dense else 8 * size * 300 + 2**30
+    memory = dense_memory(size) if dense else krylov_memory(size, count)
     if dense and memory > memory_limit:
         return _blocks_plan(functional, measure, operator, memory_limit, (
             f"a complete spectrum of {size:,} dimensions needs {memory / 2**30:.1f} GiB dense; the limit is "
             f"{memory_limit / 2**30:.0f} GiB, about {int((memory_limit / 16) ** 0.5):,} dimensions"
         ))  # fmt: skip
-    return SpectrumPlan(operator, subspace, "particles", size, dense, count, memory)
+    return SpectrumPlan(
+        operator, subspace, "particles", size, dense, count, memory, spare=0 if dense else BASIS_BYTES
+    )
+
+
+def dense_memory(size: int) -> int:
+    """Bytes at the peak of a dense spectrum: tables of N x N, and what every analysis needs beside them.
+
+    Measured at N = 3,150 and 6,300 with eigenvectors (8.9 and 8.5 tables: the matrix, the solver's copy and
+    work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
+    """
+    return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
+
+
+def krylov_memory(size: int, count: int) -> int:
+    """Bytes at the peak of block Lanczos: a single-precision basis, and blocks of the double-precision one.
+
+    Measured at N = 11,700 and 27,600: as much as a basis of `SCOUT` vectors. A small end that is a dense
+    cluster takes up to `BASIS_BYTES` more.
+    """
+    return min(BASIS_BYTES, 4 * size * SCOUT) + 8 * size * 16 * count + BESIDE
+
+
+def dense_span_memory(small: int, large: int) -> int:
+    """Bytes at the peak of a dense spectrum in span(R), of m potentials and N coordinates, sorted by size.
+
+    Measured at (1,210, 1,980) and (2,028, 3,900): 7.5 gradient matrices (made in parts, weighted, factored)
+    and 3 tables of the smaller side.
+    """
+    return 8 * (8 * small * large + 4 * small * small) + BESIDE
 
 
 def _density_plan(operator: str, size: int, potentials: Monomials | None) -> SpectrumPlan:
@@ -255,7 +298,7 @@ def _moments_plan(
     if not can_assemble(at):
         return None
     count, neurons = RestrictedMoments(at).count, len(measure)
-    memory = predicted_memory(count, neurons)
+    memory = predicted_memory(count, neurons) + BESIDE
     if memory > memory_limit:
         return None
     return SpectrumPlan(

@@ -31,14 +31,15 @@ from typing_extensions import override
 
 from manifold.errors import InputError
 from spectra.blocks import NEGLIGIBLE, USEFUL, Report, coupling_bound
-from spectra.eigen import Reason, Spectrum, dense_spectrum
+from spectra.eigen import VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
 from spectra.inertia import local_eigenvalues
 from spectra.restricted_moments import RestrictedMoments
 from spectra.rounding import EPS, SAFETY
 from spectra.tangent import UNCLEAR
 from spectra.variation import DenseOperator, SecondVariation, SymmetricOperator
 
-TABLES = 4.5  # m x m tables of float64 at the peak
+TABLES = 4.5  # m x m tables of float64 at the peak, where no eigenvectors are computed
+TABLES_WITH_VECTORS = 11.5  # with them: measured 10.9 at m = 2,028
 PRODUCT_RATE, SOLVE_RATE = 2e10, 3e10  # flops in a second, on one core, for predictions only
 SOLVES = 5.0  # m^3 flops of the factor, the reduction and the eigenvalues, weighted by their rates
 REFINE = 1e-8  # of the norm: a larger error is worth r products with the operator
@@ -47,7 +48,8 @@ STEP = 512  # rows at once, where a table is rearranged in place
 
 def predicted_memory(count: int, neurons: int) -> int:
     """Bytes at the peak for m = count functions."""
-    return int(8 * (TABLES * count**2 + 6 * count * neurons))
+    tables = TABLES_WITH_VECTORS if count <= VECTORS_LIMIT else TABLES
+    return int(8 * (tables * count**2 + 6 * count * neurons))
 
 
 def predicted_seconds(count: int, neurons: int) -> float:
@@ -99,7 +101,7 @@ class SpanBasis:
         inverse, failed = lapack.dtrcon(self.triangle, norm="1", uplo="L")
         if failed or inverse == 0:
             return float("inf")
-        angle = SAFETY * EPS * self.rank**0.5 / inverse
+        angle = SAFETY * EPS / inverse  # the condition in the 1-norm: some times that in the 2-norm
         return angle if angle < UNCLEAR else float("inf")
 
     def lift(self, vectors: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ def count_signs(
         operator = DenseOperator(operator.dense())
         factor = partial(_factored, operator.matrix)
     rounding = arithmetic(n, norm_bound(operator, seed=seed)[0]) + uncertainty
+    if rounding == 0.0:  # the zero operator: no shift would ever be beyond its error
+        return SignCounts((0, 0), (0, 0), 0.0, 0.0, n)
     shift = 64 * rounding
     while True:
         lower, below = _negative(operator, factor, -shift, seed)

@@ -1,9 +1,8 @@
-"""Free energy at a temperature: stationary maximum-entropy measures, their stability, phase transitions."""
+"""Free energy at a temperature: stationary maximum-entropy measures and their stability."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,12 +15,12 @@ from manifold.maxent import MaxEntFamily
 from manifold.monomials import Monomials
 from manifold.spaces import Space
 from spectra.noisy_flow import DEGREES, NODES, NoisyFlow, rule
+from spectra.thermal_bounds import EPS, Whitened, bound, loss_symmetries, uniform_by_symmetry, whitened
 
-RESIDUAL = 1e-12
-ZERO = 1e-8  # eigenvalues below this, relative to T plus the largest one, are zero
-SAME = 1e-6
-FLAT, DEGENERATE = 1e-5, 1e-2
-UNCERTAIN = 1e-12  # eigenvalues below this times T have no certain sign
+RESIDUAL = 1e-12  # of 1 + |lambda|: Newton's iteration has converged
+REMEMBERED = 16  # measures whose second variation is kept: it is asked for again at once
+POLISH = 4  # more steps at most, while they gain
+UNIFORM = 1e-6  # largest |lambda| of a density that is called constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +43,17 @@ class ThermalState:
     rates : ndarray
         Lowest rates of the noisy flow, per unit of flow time: positive = decaying. Not second variations.
     rate_errors : ndarray
-        Their change when the polynomial degree is lowered by two.
+        Their bound from that of the density, plus their change when the polynomial degree is lowered by two
+        (an estimate of what the degree leaves out, not a bound); infinite where the density has no bound.
     symmetry_zeros : int
-        Zeros of the second variation explained by rotations of the space.
-    error : float
-        Absolute bound of rho and of the second variation: residual of the self-consistency plus the change
-        against the adaptive integration of the maximum-entropy family.
+        Zeros of the second variation that are exact: along them rotations move the measure.
+    lowest : float
+        Smallest eigenvalue of the second variation that is no such zero.
+    rho_error, second_variation_error : float
+        Absolute bounds of every potential and of every eigenvalue; infinite where none could be proved. They
+        hold the condition of the self-consistency equation (see `spectra.thermal_bounds`).
+    condition : float
+        That condition: the factor from the residual to the error, large near a transition.
     """
 
     temperature: float
@@ -60,29 +64,25 @@ class ThermalState:
     rates: np.ndarray
     rate_errors: np.ndarray
     symmetry_zeros: int
-    error: float
+    lowest: float
+    rho_error: float
+    second_variation_error: float
+    condition: float
+
+    @property
+    def error(self) -> float:
+        """Absolute bound of rho and of the second variation."""
+        return max(self.rho_error, self.second_variation_error)
+
+    @property
+    def stable(self) -> bool | None:
+        """Whether the second variation is positive but for exact zeros; None where its bound is too wide."""
+        return None if abs(self.lowest) <= self.second_variation_error else self.lowest > 0
 
     @property
     def uniform(self) -> bool:
         """Whether the density is constant."""
-        return bool(np.abs(self.natural).max() < SAME)
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A temperature at which a state changes its stability.
-
-    Parameters
-    ----------
-    low, high : float
-        Bracket in T; the smallest non-symmetry eigenvalue has certain, different signs at its ends.
-    direction : str
-        ``up``: unstable below and stable above; ``down``: the other way round.
-    """
-
-    low: float
-    high: float
-    direction: str
+        return bool(np.abs(self.natural).max() < UNIFORM)
 
 
 class FreeEnergy:
@@ -110,9 +110,10 @@ class FreeEnergy:
         self.family = MaxEntFamily(space, monomials)
         self.points, self.uniform_weights = rule(space)
         self.values = monomials.values(torch.as_tensor(self.points)).numpy()
+        self._memory: dict[tuple[float, bytes], Whitened] = {}
 
     @cached_property
-    def _lie_gradients(self) -> np.ndarray:
+    def lie_gradients(self) -> np.ndarray:
         """Derivatives of the statistics along infinitesimal rotations, shape (rotations, N, m)."""
         jacobian = self.monomials.jacobian(torch.as_tensor(self.points)).numpy()
         found, offset = [], 0
@@ -125,6 +126,16 @@ class FreeEnergy:
                     )
             offset += factor.ambient
         return np.stack(found)
+
+    @cached_property
+    def symmetries(self) -> np.ndarray:
+        """Combinations of these rotations that leave the loss unchanged, shape (g, rotations)."""
+        return loss_symmetries(self)
+
+    @cached_property
+    def uniform_by_symmetry(self) -> bool:
+        """Whether symmetries alone make the uniform measure stationary."""
+        return uniform_by_symmetry(self)
 
     @cached_property
     def _flows(self) -> tuple[NoisyFlow, NoisyFlow]:
@@ -149,13 +160,30 @@ class FreeEnergy:
         rows = [torch.autograd.grad(one, at, retain_graph=True)[0] for one in slope]
         return torch.stack(rows).numpy()
 
+    def third_derivative(self, rho: np.ndarray) -> float:
+        """Frobenius norm of the third derivatives of the loss, a bound of how fast ``L''`` changes."""
+        at = torch.tensor(rho, requires_grad=True)
+        slope = self._slope(at, graph=True)
+        total = 0.0
+        for one in slope if slope.requires_grad else ():
+            (row,) = torch.autograd.grad(
+                one, at, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for entry in row if row.requires_grad else ():
+                (third,) = torch.autograd.grad(
+                    entry, at, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                total += float(third.square().sum())
+        return total**0.5
+
     def weights(self, natural: np.ndarray) -> np.ndarray:
         """Weights of the density at the quadrature points, shape (N,)."""
         exponents = self.values @ natural
         weights = self.uniform_weights * np.exp(exponents - exponents.max())
         return weights / weights.sum()
 
-    def _moments(self, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (m,) and covariance (m, m) of the statistics, by the rule of this class."""
         weights = self.weights(natural)
         mean = weights @ self.values
         centred = self.values - mean
@@ -182,21 +210,15 @@ class FreeEnergy:
         NotConvergedError
             If the residual does not fall below rounding level.
         """
-
-        def residual(natural: np.ndarray) -> np.ndarray:
-            return natural + self.slope(self._moments(natural)[0]) / temperature
-
         natural = np.array(start, float)
-        now = residual(natural)
+        now = self._residual(temperature, natural)
         for _ in range(iterations):
             size = np.abs(now).max()
             if size < RESIDUAL * (1 + np.abs(natural).max()):
-                return natural
-            mean, covariance = self._moments(natural)
-            matrix = np.eye(len(natural)) + self.curvature(mean) @ covariance / temperature
-            step = np.linalg.lstsq(matrix, -now, rcond=1e-9)[0]  # rotations cost nothing
-            for _ in range(30):
-                there = residual(natural + step)
+                return self._polished(temperature, natural)
+            step = np.linalg.lstsq(self._jacobian(temperature, natural), -now, rcond=1e-9)[0]
+            for _ in range(30):  # rotations cost nothing
+                there = self._residual(temperature, natural + step)
                 if np.isfinite(there).all() and np.abs(there).max() < size:
                     break
                 step = step / 2
@@ -204,60 +226,95 @@ class FreeEnergy:
                 break
             natural, now = natural + step, there
         if np.abs(now).max() < 1e3 * RESIDUAL * (1 + np.abs(natural).max()):
-            return natural
+            return self._polished(temperature, natural)
         raise NotConvergedError(
             f"temperature {temperature:g}: the self-consistency has a residual of {np.abs(now).max():.1e}; "
             "start nearer, on a finer grid of temperatures", partial=natural,
         )  # fmt: skip
 
-    def _stability(self, temperature: float, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Second variation (rank,) and its eigenfunctions as coefficients of r (m, rank)."""
-        mean, covariance = self._moments(natural)
-        sizes, vectors = np.linalg.eigh(covariance)
-        kept = sizes > 1e-12 * max(sizes[-1], 1e-300)
-        root = vectors[:, kept] * np.sqrt(sizes[kept])
-        values, modes = np.linalg.eigh(root.T @ self.curvature(mean) @ root)
-        return temperature + values, (vectors[:, kept] / np.sqrt(sizes[kept])) @ modes
+    def _residual(self, temperature: float, natural: np.ndarray) -> np.ndarray:
+        return natural + self.slope(self.moments(natural)[0]) / temperature
+
+    def _jacobian(self, temperature: float, natural: np.ndarray) -> np.ndarray:
+        mean, covariance = self.moments(natural)
+        return np.eye(len(natural)) + self.curvature(mean) @ covariance / temperature
+
+    def _polished(self, temperature: float, natural: np.ndarray) -> np.ndarray:
+        """Down to rounding by steps across the orbit of rotations, along which the equation says nothing."""
+        if self.uniform_by_symmetry and np.abs(natural).max() < UNIFORM:
+            return np.zeros_like(
+                natural
+            )  # what is left is rounding; so near it other branches are not told apart
+        now = self._residual(temperature, natural)
+        for _ in range(POLISH):
+            if np.abs(now).max() <= EPS * (1 + np.abs(natural).max()):
+                break
+            found = self.whitened(temperature, natural)
+            border = (found.dual @ found.orbit).T
+            matrix = np.vstack([self._jacobian(temperature, natural), border])
+            right = np.append(-now, np.zeros(len(border)))
+            there = natural + np.linalg.lstsq(matrix, right, rcond=None)[0]
+            left = self._residual(temperature, there)
+            if not np.isfinite(left).all() or np.abs(left).max() >= np.abs(now).max():
+                break
+            natural, now = there, left
+        return natural
+
+    def whitened(self, temperature: float, natural: np.ndarray) -> Whitened:
+        """The second variation in whitened statistics, with its exact zeros apart."""
+        key = (temperature, natural.tobytes())
+        if key not in self._memory:
+            if len(self._memory) > REMEMBERED:
+                self._memory.clear()
+            self._memory[key] = whitened(self, temperature, natural)
+        return self._memory[key]
 
     def second_variation(self, temperature: float, natural: np.ndarray) -> np.ndarray:
         """``T + eig(G^(1/2) L'' G^(1/2))`` on centred span(R), ascending."""
-        return self._stability(temperature, natural)[0]
+        return self.whitened(temperature, natural).values
 
     def symmetry_zeros(self, temperature: float, natural: np.ndarray) -> int:
-        """Zero eigenvalues whose eigenfunctions are infinitesimal rotations of the density."""
-        values, modes = self._stability(temperature, natural)
-        zero = np.abs(values) < ZERO * (temperature + np.abs(values).max())
-        rotations = self._lie_gradients @ natural  # (rotations, N)
+        """Zero eigenvalues along which rotations that leave the loss unchanged move the density."""
+        return self.whitened(temperature, natural).orbit.shape[1]
+
+    def sign(self, temperature: float, natural: np.ndarray) -> int:
+        """1 for a stable measure, -1 for an unstable one, 0 where the bound does not tell."""
+        found = self.whitened(temperature, natural)
+        lowest = found.across.min(initial=temperature)
+        error = bound(self, temperature, natural, found).second_variation
+        return 0 if abs(lowest) <= error else int(np.sign(lowest))
+
+    def value(self, temperature: float, natural: np.ndarray) -> tuple[float, float]:
+        """Free energy of a stationary measure, and what two rules and rounding leave open in it."""
+        exact = self.family.evaluate(natural, order=2)
         weights = self.weights(natural)
-        rotations = np.sqrt(weights) * (rotations - (rotations @ weights)[:, None])
-        _, sizes, basis = np.linalg.svd(rotations, full_matrices=False)
-        basis = basis[sizes > 1e-9 * max(1.0, sizes.max(initial=0.0))]
-        functions = np.sqrt(weights)[:, None] * ((self.values - weights @ self.values) @ modes[:, zero])
-        inside = np.linalg.svd(basis @ functions, compute_uv=False) if zero.any() and len(basis) else []
-        return int((np.array(inside) > 1 - 1e-6).sum())
+        mean = weights @ self.values
+        density = (weights / self.uniform_weights).clip(min=1e-300)
+        entropies = np.array([
+            float(weights @ np.log(density)), float(natural @ exact.mean - exact.log_partition)
+        ])  # fmt: skip
+        losses = np.array([float(self.loss(torch.as_tensor(rho))) for rho in (mean, exact.mean)])
+        values = losses + temperature * entropies
+        scale = np.abs(losses).max() + temperature * (1 + np.abs(natural) @ np.abs(mean))
+        return float(values[1]), float(abs(values[1] - values[0]) + 64 * EPS * scale)
 
     def state(self, temperature: float, natural: np.ndarray, *, rates: int = 8) -> ThermalState:
         """Everything about a stationary measure found by `solve`."""
-        weights, mean = self.weights(natural), self._moments(natural)[0]
-        exact = self.family.evaluate(natural, order=2)
-        covariance = self._moments(natural)[1]
-        curvature = self.curvature(mean)
-        error = float(
-            np.abs(natural + self.slope(mean) / temperature).max() * temperature
-            + np.abs(exact.mean - mean).max()
-            + np.linalg.norm(curvature, 2) * np.linalg.norm(exact.covariance - covariance, 2)
-            + 1e-14
-        )
-        density = weights / self.uniform_weights
-        entropy = float(weights @ np.log(density.clip(min=1e-300)))
+        weights, found = self.weights(natural), self.whitened(temperature, natural)
+        limits = bound(self, temperature, natural, found)
         fine, coarse = (
-            flow.rates(weights, self.values, curvature, temperature)[:rates] for flow in self._flows
+            flow.rates(weights, self.values, found.curvature, temperature, count=rates)
+            for flow in self._flows
         )
-        padded = np.pad(coarse, (0, len(fine) - len(coarse)), constant_values=np.nan)
+        missing = np.pad(coarse.values, (0, len(fine.values) - len(coarse.values)), constant_values=np.nan)
+        moved = np.expm1(min(limits.density, 1.0)) if np.isfinite(limits.density) else np.inf
+        moved = moved * (np.abs(fine.values) + temperature * fine.masses) + limits.curvature * fine.masses
         return ThermalState(
-            temperature, natural, mean, float(self.loss(torch.as_tensor(mean))) + temperature * entropy,
-            self.second_variation(temperature, natural), fine, np.abs(fine - padded),
-            self.symmetry_zeros(temperature, natural), error,
+            temperature=temperature, natural=natural, rho=found.mean,
+            free_energy=self.value(temperature, natural)[0], second_variation=found.values,
+            rates=fine.values, rate_errors=np.abs(fine.values - missing) + moved,
+            symmetry_zeros=found.orbit.shape[1], lowest=float(found.across.min(initial=temperature)),
+            rho_error=limits.rho, second_variation_error=limits.second_variation, condition=limits.condition,
         )  # fmt: skip
 
     def starts(self, temperature: float, *, count: int = 6, seed: int = 0) -> list[np.ndarray]:
@@ -265,126 +322,3 @@ class FreeEnergy:
         chosen = np.random.default_rng(seed).choice(len(self.points), min(count, len(self.points)), False)
         ends = [-self.slope(self.values[i]) / temperature for i in chosen]
         return [np.zeros(self.values.shape[1]), *ends]
-
-
-def follow_branches(
-    energy: FreeEnergy, temperatures: Sequence[float], *, seed: int = 0,
-    progress: Callable[[float, float, str], None] | None = None,
-) -> list[list[np.ndarray | None]]:  # fmt: skip
-    """Branches of stationary measures through ascending temperatures, by continuation.
-
-    At every temperature the branches of the one before are continued and new ones looked for; states that
-    a rotation maps to each other (equal free energy and equal second variation) are one branch.
-
-    Parameters
-    ----------
-    energy : FreeEnergy
-    temperatures : sequence of float
-        Ascending, positive.
-    seed : int
-        Of the first guesses.
-    progress : callable, optional
-        Called with (temperatures done, temperatures, message).
-
-    Returns
-    -------
-    list of list
-        Per branch: lambda at each temperature, None where the branch does not exist.
-
-    Raises
-    ------
-    InputError
-        If the temperatures are not ascending and positive.
-    """
-    grid = np.asarray(temperatures, float)
-    if not len(grid) or grid[0] <= 0 or (np.diff(grid) <= 0).any() or not np.isfinite(grid).all():
-        raise InputError("temperatures: expected ascending positive numbers")
-    branches: list[list[np.ndarray | None]] = []
-    for i, temperature in enumerate(grid):
-        if progress is not None:
-            progress(i, len(grid), f"branches at T = {temperature:.4g}")
-        marks: list[np.ndarray] = []
-        guesses = [(branch, branch[-1]) for branch in branches if branch[-1] is not None]
-        guesses += [(None, start) for start in energy.starts(temperature, seed=seed)]
-        for branch in branches:
-            branch.append(None)
-        for branch, start in guesses:
-            try:
-                natural = energy.solve(temperature, start)
-            except NotConvergedError:
-                continue
-            mark, reach = _fingerprint(energy, temperature, natural)
-            if any(np.allclose(mark, other, atol=reach, rtol=0) for other in marks):
-                continue
-            marks.append(mark)
-            if branch is None:
-                branches.append([None] * i + [natural])
-            else:
-                branch[-1] = natural
-    return branches
-
-
-def _fingerprint(energy: FreeEnergy, temperature: float, natural: np.ndarray) -> tuple[np.ndarray, float]:
-    """What rotations do not change, and how far two of them may be apart for one and the same state.
-
-    At a transition the equation is degenerate: a residual at rounding level leaves its cube root in lambda.
-    """
-    spread = np.sqrt(max(0.0, float(natural @ energy._moments(natural)[1] @ natural)))
-    values = energy.second_variation(temperature, natural)
-    flat = int((np.abs(values) < FLAT * temperature).sum())
-    degenerate = flat > energy.symmetry_zeros(temperature, natural)
-    return np.append(values, spread), DEGENERATE if degenerate else SAME
-
-
-def find_transitions(
-    energy: FreeEnergy, temperatures: Sequence[float], branch: Sequence[np.ndarray | None], *,
-    width: float = 1e-8,
-) -> list[Transition]:  # fmt: skip
-    """Temperatures at which a branch changes its stability, bracketed by bisection.
-
-    Parameters
-    ----------
-    energy : FreeEnergy
-    temperatures, branch
-        From `follow_branches`.
-    width : float
-        Wanted width of the bracket.
-
-    Returns
-    -------
-    list of Transition
-    """
-
-    def lowest(temperature: float, natural: np.ndarray) -> float:
-        values = energy.second_variation(temperature, natural)
-        zeros = energy.symmetry_zeros(temperature, natural)
-        far = np.argsort(np.abs(values))[zeros:]
-        return float(values[far].min()) if len(far) else temperature
-
-    def sign(temperature: float, natural: np.ndarray) -> int:
-        value = lowest(temperature, natural)
-        return 0 if abs(value) < UNCERTAIN * temperature else int(np.sign(value))
-
-    known = [None if one is None else sign(t, one) for t, one in zip(temperatures, branch, strict=True)]
-    certain = [i for i, value in enumerate(known) if value]
-    found = []
-    for i, j in itertools.pairwise(certain):
-        if known[i] == known[j] or None in known[i:j]:
-            continue
-        low, high, start = temperatures[i], temperatures[j], branch[i]
-        while high - low > width:
-            # Off the middle: a grid laid symmetrically around the transition would hit it, without a sign.
-            middle = low + 0.47 * (high - low)
-            try:
-                natural = energy.solve(middle, start)
-            except NotConvergedError:
-                break
-            here = sign(middle, natural)
-            if not here:  # the bracket is as narrow as signs are certain
-                break
-            if here == known[i]:
-                low, start = middle, natural
-            else:
-                high = middle
-        found.append(Transition(float(low), float(high), "up" if known[j] > 0 else "down"))
-    return found

@@ -53,7 +53,7 @@ class SymmetricOperator(ABC):
         if block.ndim != 2 or block.shape[0] != self.dimension:
             raise InputError(f"block: expected shape ({self.dimension}, k), got {tuple(block.shape)}")
         self.matvecs += block.shape[1]
-        return self._apply(block) if block.numel() else block
+        return self._apply(block) if block.shape[1] else block.clone()
 
     @property
     def device(self) -> torch.device:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from analyses.checkpoint import Question, analyze, reached
+from analyses.checkpoint import Question, analyze, unfinished
 from analyses.checkpoint_summary import summary
 from analyses.commands.layout_options import (
     ActivationOption,
@@ -36,11 +37,11 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
+from analyses.commands.values import MOST_STEP, converted, expected, one_of, real, whole
 from analyses.potential_sets import POTENTIAL_SETS
-from analyses.report import write_report
 from analyses.runs import read_target
 from analyses.subjects import subject_of
-from manifold.errors import InputError
 from spectra.plan import OPERATORS, SUBSPACES
 
 EPILOG = """
@@ -58,13 +59,29 @@ Examples:
 PANEL = "Spectrum"
 
 
+def count_text(words: tuple[str, ...]) -> Callable[[str], str]:
+    """A check of ``--eigenvalues``: a number, or one of some words."""
+
+    def count(text: str) -> str:
+        if text not in words and not (text.isdecimal() and int(text) > 0):
+            raise typer.BadParameter(expected(text, ("a positive number", *words)))
+        return text
+
+    return count
+
+
+def count_of(text: str) -> int | None:
+    """The number that ``--eigenvalues`` asks for; None for a word."""
+    return int(text) if text.isdecimal() else None
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command("analyze", epilog=EPILOG)
     def command(
         path: Annotated[Path, typer.Argument(help="Checkpoint, or run directory (its last step).")],
-        step: Annotated[int | None, typer.Option(help="Which step of a run.")] = None,
+        step: Annotated[int | None, typer.Option(help="Which step of a run.", **whole(0, MOST_STEP))] = None,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
         group: GroupOption = None,
@@ -73,17 +90,23 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        weight_decay: Annotated[
-            str, typer.Option(help="L2 decay of the objective: a number, or from-run.", rich_help_panel=PANEL)
-        ] = "from-run",
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         pairs: Annotated[
             str | None,
-            typer.Option(help="all | train [default: train if the run has a split]", rich_help_panel=PANEL),
+            typer.Option(
+                help="all | train (default: train if the run has a split)",
+                rich_help_panel=PANEL,
+                **one_of(("all", "train")),
+            ),
         ] = None,
-        operator: Annotated[str, typer.Option(help=" | ".join(OPERATORS), rich_help_panel=PANEL)] = (
-            "wasserstein"
-        ),
-        subspace: Annotated[str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL)] = "span",
+        operator: Annotated[
+            str, typer.Option(help=" | ".join(OPERATORS), rich_help_panel=PANEL, **one_of(OPERATORS))
+        ] = "wasserstein",
+        subspace: Annotated[
+            str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL, **one_of(SUBSPACES))
+        ] = "span",
         potentials: Annotated[
             str,
             typer.Option(
@@ -95,18 +118,24 @@ def register(app: typer.Typer) -> None:
             bool | None,
             typer.Option(
                 "--centred/--uncentred",
-                help="Compress to D = 3(n-1), without means. [default: as trained]",
+                help="Compress to D = 3(n-1), without means. (default: as trained)",
                 rich_help_panel=PANEL,
             ),
         ] = None,
         eigenvalues: Annotated[
-            str, typer.Option(help="How many at each end, all, or density.", rich_help_panel=PANEL)
+            str,
+            typer.Option(
+                help="How many at each end, all, or density.",
+                rich_help_panel=PANEL,
+                **converted(count_text(("all", "density")), "NUMBER|all|density"),
+            ),
         ] = "10",
         refine: Annotated[
             bool, typer.Option("--refine", help="Move to a fixed point first.", rich_help_panel=PANEL)
         ] = False,
         tolerance: Annotated[
-            float, typer.Option(help="Gradient tolerance of fixed points.", rich_help_panel=PANEL)
+            float,
+            typer.Option(help="Gradient tolerance of fixed points.", rich_help_panel=PANEL, **real(above=0)),
         ] = 1e-9,
         out: Out = None,
         report: Report = None,
@@ -124,18 +153,16 @@ def register(app: typer.Typer) -> None:
         Eigenvalues are those of the Hessian (positive = contracting) of the objective in the Wasserstein
         metric: the flow near a fixed point decays like exp(-lambda t).
         """
-        check_outputs(out, report, force=force)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        run = with_told(run, weight_decay, decay_kind, train_pairs)
         chosen = choose_layout(
             checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
             output_scale=output_scale, elements=elements, quiet=quiet,
         )  # fmt: skip
-        subject = subject_of(
-            checkpoint, chosen, run, centred=centred, weight_decay=_decay(weight_decay), pairs=pairs,
-            device=device,
-        )  # fmt: skip
+        subject = subject_of(checkpoint, chosen, run, centred=centred, pairs=pairs, device=device)
         question = Question(
-            operator, subspace, potentials, _count(eigenvalues), refine, tolerance, seed,
+            operator, subspace, potentials, count_of(eigenvalues), refine, tolerance, seed,
             density=eigenvalues == "density",
         )  # fmt: skip
         net = subject.network
@@ -148,30 +175,8 @@ def register(app: typer.Typer) -> None:
             return
         with progress_bar(quiet=quiet) as progress:
             found = analyze(subject, question, progress=progress)
-        if report is not None:
-            write_report([found.dataset], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         deliver(
             found.document, study=found.dataset, out=out, csv=csv, json=json, force=force,
-            summary=summary(found), quiet=quiet,
+            summary=summary(found), quiet=quiet, report=report, figure_format=figure_format,
+            unfinished=unfinished(found),
         )  # fmt: skip
-        if not reached(found):
-            say(f"not converged: {found.problem or found.result.spectrum.reason.value}")
-            raise typer.Exit(3)
-
-
-def _decay(text: str) -> float | None:
-    if text == "from-run":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--weight-decay: expected a number or from-run, got {text!r}") from None
-
-
-def _count(text: str) -> int | None:
-    if text in {"all", "density"}:
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--eigenvalues: expected a positive number, all or density, got {text!r}")
-    return int(text)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progress_bar, say
+from analyses.commands.values import expected, one_of
 from manifold.errors import InputError
 
 # One module per bench; each offers ``CASES`` (names) and ``run(*, quick, cases, seed, progress) -> rows``.
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("bench", epilog=EPILOG)
     def command(
-        name: Annotated[str, typer.Argument(help=" | ".join(BENCHES))],
+        name: Annotated[str, typer.Argument(help=" | ".join(BENCHES), **one_of(tuple(BENCHES)))],
         quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases.")] = False,
         cases: Annotated[str | None, typer.Option(help="Only these cases, separated by commas.")] = None,
         json: Json = False,
@@ -43,13 +44,11 @@ def register(app: typer.Typer) -> None:
         dry_run: DryRun = False,
     ) -> None:
         """Time and accuracy of our solvers against other tools; ratio = their time over ours."""
-        if name not in BENCHES:
-            raise InputError(f"bench: expected {', '.join(BENCHES)}, got {name!r}")
         module = importlib.import_module(BENCHES[name])
-        chosen = [word.strip() for word in cases.split(",")] if cases else list(module.CASES)
-        unknown = sorted(set(chosen) - set(module.CASES))
-        if unknown:
-            raise InputError(f"--cases: expected {', '.join(module.CASES)}; got {', '.join(unknown)}")
+        chosen = list(module.CASES) if cases is None else [word.strip() for word in cases.split(",")]
+        for case in chosen:
+            if case not in module.CASES:
+                raise InputError(f"--cases: {expected(case, module.CASES)}")
         say(
             f"plan: bench {name}, cases {', '.join(chosen)}{', quick' if quick else ''}, seed {seed}",
             quiet=quiet,

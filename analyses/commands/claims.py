@@ -21,6 +21,7 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.values import MOST_WORKERS, expected, whole
 from manifold.errors import InputError
 
 EPILOG = """
@@ -48,7 +49,10 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Train the networks of the published table here (about an hour), and stop."),
         ] = None,
         workers: Annotated[
-            int, typer.Option(help="--published-table: networks trained at the same time.", min=1)
+            int,
+            typer.Option(
+                help="--published-table: networks trained at the same time.", **whole(1, MOST_WORKERS)
+            ),
         ] = 1,
         out: Out = None,
         report: Report = None,
@@ -64,7 +68,7 @@ def register(app: typer.Typer) -> None:
         With --published-table the folder keeps every finished network; a second call goes on where the first
         one stopped.
         """
-        check_outputs(out, report, force=force)
+        check_outputs(out, force=force, report=report, figure_format=figure_format)
         if published_table is not None:
             if only or quick or out or report:
                 raise InputError(
@@ -74,21 +78,18 @@ def register(app: typer.Typer) -> None:
             return
         from analyses.claims import CLAIMS, examine
 
+        if only is not None and only not in CLAIMS:
+            raise InputError(f"--only: {expected(only, CLAIMS)}")
         chosen = CLAIMS if only is None else (only,)
         say(f"plan: {len(chosen)} claims ({', '.join(chosen)}), {'quick' if quick else 'full'}", quiet=quiet)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
             ledger = examine(only=only, quick=quick, seed=seed, progress=progress)
-        if report is not None:
-            from analyses.report import write_report
-
-            title = "rhoscope: the ledger of claims"
-            write_report([ledger.dataset], report, force=force, figure_format=figure_format, title=title)
-            say(f"report written to {report}", quiet=quiet)
         deliver(
             ledger.document, study=ledger.dataset, out=out, csv=None, json=json, force=force,
-            summary=ledger.summary, quiet=quiet,
+            summary=ledger.summary, quiet=quiet, report=report, figure_format=figure_format,
+            title="rhoscope: the ledger of claims",
         )  # fmt: skip
 
 

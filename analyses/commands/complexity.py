@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +20,17 @@ from analyses.commands.options import (
     Report,
     Seed,
     check_outputs,
+    cpu_only,
     deliver,
     progress_bar,
     say,
 )
+from analyses.commands.values import MOST_WORKERS, converted, filled, group_name, real, whole
 from manifold.errors import InputError
 
+MOST_TRIALS = 10**6  # risks of all of them are kept
+MOST_FUNCTIONS = 10**5  # the eigen-solves are dense
+MOST_EIGENVALUE = 1e9  # of the Laplacian: lists of eigenfunctions below it must fit
 EPILOG = """
 [bold]Examples[/bold]
 
@@ -53,16 +57,23 @@ def numbers(text: str, name: str, kind: type = float) -> list:
     """
     try:
         values = [kind(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise InputError(f"--{name}: expected comma-separated numbers, got {text!r}") from error
+        if not np.isfinite(np.asarray(values, float)).all():
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"--{name}: expected comma-separated finite numbers, got {text[:60]!r}") from error
     if not values:
         raise InputError(f"--{name}: expected at least one number, got {text!r}")
     return values
 
 
 def complexity(
-    space: Annotated[str, typer.Option(help="T1, T2, .. (tori) or S2, S3, .. (spheres).")] = "T1",
-    symmetry: Annotated[str, typer.Option(help="Z8, Z4xZ4, D8, swap, perm, antipode, SO2, ...")] = "Z8",
+    space: Annotated[
+        str, typer.Option(help="T1, T2, .. (tori) or S2, S3, .. (spheres).", **filled("a space such as T1"))
+    ] = "T1",
+    symmetry: Annotated[
+        str,
+        typer.Option(help="Z8, Z4xZ4, D8, swap, perm, antipode, SO2, ...", **filled("a symmetry such as Z8")),
+    ] = "Z8",
     chain: Annotated[str, typer.Option(help="Subgroups, smallest first, joined by commas or <.")] = "",
     matrices: Annotated[
         Path | None,
@@ -70,24 +81,46 @@ def complexity(
             help="Your own finite group: .npy of generators (g, N, N), or .npz with matrices, shifts."
         ),
     ] = None,
-    s: Annotated[float | None, typer.Option("--s", help="Sobolev exponent of the kernel.")] = None,
+    s: Annotated[
+        float | None, typer.Option("--s", help="Sobolev exponent of the kernel.", **real(above=0))
+    ] = None,
     kappa: Annotated[str | None, typer.Option(help="s = (1 + kappa) d'/2; a list for the table.")] = None,
     theta: Annotated[str, typer.Option(help="Source exponent in (0, 1]; a list for the table.")] = "1",
-    noise: Annotated[float, typer.Option(help="sigma; the target has variance 1.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Risks are reported at the (1 - delta)-quantile.")] = 0.1,
+    noise: Annotated[
+        float, typer.Option(help="sigma; the target has variance 1.", **real(least=0, most=1e6))
+    ] = 1.0,
+    delta: Annotated[
+        float, typer.Option(help="Risks are reported at the (1 - delta)-quantile.", **real(above=0, below=1))
+    ] = 0.1,
     n_grid: Annotated[str | None, typer.Option(help="Sample sizes of the largest group.")] = None,
-    trials: Annotated[int, typer.Option(help="Independent designs per point.")] = 64,
-    draws: Annotated[int, typer.Option(help="Noise vectors per design, for the quantiles.")] = 100,
-    band: Annotated[float | None, typer.Option(help="Band-limited target, eigenvalues <= BAND.")] = None,
-    accuracy: Annotated[float, typer.Option(help="Allowed relative effect of the kernel truncation.")] = 2e-3,
-    cutoff: Annotated[float | None, typer.Option(help="Kernel truncation (eigenvalue) by hand.")] = None,
-    max_functions: Annotated[int, typer.Option(help="Most eigenfunctions.")] = 3000,
+    trials: Annotated[int, typer.Option(help="Independent designs per point.", **whole(2, MOST_TRIALS))] = 64,
+    draws: Annotated[
+        int, typer.Option(help="Noise vectors per design, for the quantiles.", **whole(1, MOST_TRIALS))
+    ] = 100,
+    band: Annotated[
+        float | None,
+        typer.Option(help="Band-limited target, eigenvalues <= BAND.", **real(above=0, most=MOST_EIGENVALUE)),
+    ] = None,
+    accuracy: Annotated[
+        float, typer.Option(help="Allowed relative effect of the kernel truncation.", **real(above=0))
+    ] = 2e-3,
+    cutoff: Annotated[
+        float | None,
+        typer.Option(help="Kernel truncation (eigenvalue) by hand.", **real(above=0, most=MOST_EIGENVALUE)),
+    ] = None,
+    max_functions: Annotated[
+        int, typer.Option(help="Most eigenfunctions.", **whole(1, MOST_FUNCTIONS))
+    ] = 3000,
     diagnostic: Annotated[bool, typer.Option(help="Allow s <= d'/2, as a truncated diagnostic.")] = False,
     regimes: Annotated[bool, typer.Option("--regimes", help="Also the other regimes (minutes).")] = False,
     network: Annotated[bool, typer.Option("--network", help="Also the network's own curve.")] = False,
-    group: Annotated[str, typer.Option(help="Group of the network's task.")] = "Z11",
-    workers: Annotated[int, typer.Option(help="Parallel processes.")] = 1,
-    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    group: Annotated[
+        str, typer.Option(help="Group of the network's task.", **converted(group_name, "GROUP"))
+    ] = "Z11",
+    workers: Annotated[int, typer.Option(help="Parallel processes.", **whole(1, MOST_WORKERS))] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler.", **filled("HOST:PORT"))
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -101,8 +134,8 @@ def complexity(
 ) -> None:
     """Sample complexity of learning a G-invariant function: curves, gains, exponents, verdict."""
     from analyses.complexity.study import ComplexityOptions, plan_study, run_study, summary
-    from analyses.complexity.study_report import write_report
 
+    check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
     options = ComplexityOptions(
         space=space,
         symmetry=symmetry,
@@ -128,9 +161,8 @@ def complexity(
         seed=seed,
         device=device,
     )
-    check_outputs(out, report, force=force)
-    if not (0 < delta < 1 and math.isfinite(delta)):
-        raise InputError(f"--delta: expected a number in (0, 1), got {delta}")
+    if not network:
+        cpu_only("complexity without --network", device)
     plan = plan_study(options)
     for line in plan.lines():
         say(line, quiet=quiet and not dry_run)
@@ -139,9 +171,6 @@ def complexity(
     parts = None if out is None else out.with_name(f".{out.name}.parts")
     with progress_bar(quiet=quiet) as progress:
         study, document = run_study(plan, parts=parts, progress=progress)
-    if report is not None:
-        write_report(document, study, report, figure_format=figure_format, force=force)
-        say(f"report written to {report}", quiet=quiet)
     deliver(
         document,
         study=study,
@@ -151,6 +180,9 @@ def complexity(
         force=force,
         summary=summary(document),
         quiet=quiet,
+        report=report,
+        figure_format=figure_format,
+        title=f"rhoscope: sample complexity on {document['space']}",
     )
     if parts is not None:
         from analyses.complexity.curves import clear_parts

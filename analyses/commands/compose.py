@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.layout_options import GroupOption, choose_layout
+from analyses.commands.layout_options import ActivationOption, GroupOption, choose_layout
 from analyses.commands.options import (
     Device,
     DryRun,
@@ -21,9 +21,10 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
+from analyses.commands.values import real, whole
 from analyses.composition import Composition, compose, refined
 from analyses.exports import check_export_name, write_network
-from analyses.runs import read_target
+from analyses.runs import left_out_lines, read_target
 from analyses.studies import provenance
 from analyses.subjects import Subject, subject_of
 from manifold.errors import LayoutError
@@ -57,13 +58,21 @@ def register(app: typer.Typer) -> None:
         second: Annotated[Path, typer.Argument(metavar="B", help="Checkpoint or run directory.")],
         out: Annotated[Path, typer.Option(help="File to write: .pt or .safetensors.")],
         refine: Annotated[bool, typer.Option("--refine", help="Move A and B to fixed points first.")] = False,
-        tolerance: Annotated[float, typer.Option(help="Gradient tolerance of --refine.")] = 1e-9,
+        tolerance: Annotated[
+            float, typer.Option(help="Gradient tolerance of --refine.", **real(above=0))
+        ] = 1e-9,
         compress: Annotated[
-            float | None, typer.Option(help="Merge neurons whose (a, b) are parallel to this pitch.")
+            float | None,
+            typer.Option(help="Merge neurons whose (a, b) are parallel to this pitch.", **real(above=0)),
         ] = None,
-        set_tol: Annotated[float, typer.Option(help="Tolerance of 0-sets and 1-sets.")] = 1e-6,
-        max_mib: Annotated[int, typer.Option(help="Memory a product may take, MiB.")] = MEMORY_LIMIT >> 20,
+        set_tol: Annotated[
+            float, typer.Option(help="Tolerance of 0-sets and 1-sets.", **real(above=0))
+        ] = 1e-6,
+        max_mib: Annotated[
+            int, typer.Option(help="Memory a product may take, MiB.", **whole(1))
+        ] = MEMORY_LIMIT >> 20,
         group: GroupOption = None,
+        activation: ActivationOption = None,
         json: Json = False,
         force: Force = False,
         seed: Seed = 0,
@@ -78,7 +87,7 @@ def register(app: typer.Typer) -> None:
         """
         check_export_name(out)
         check_outputs(out, force=force)
-        subjects = [_subject(path, group, device, quiet) for path in (first, second)]
+        subjects = [_subject(path, group, activation, device, quiet) for path in (first, second)]
         say(_plan(operation.value, subjects), quiet=quiet)
         if dry_run:
             return
@@ -99,17 +108,19 @@ def register(app: typer.Typer) -> None:
             provenance=provenance(seed=seed, device=device)
             | {"operation": operation.value, "parts": sources},
         )  # fmt: skip
-        document = {"out": str(out), "parts": sources, **found.document}
+        skipped = {f"{part.path}: {name}": why for part in subjects for name, why in part.left_out.items()}
+        document = {"out": str(out), "parts": sources, "skipped": skipped, **found.document}
         deliver(
-            document, study=None, out=None, csv=None, json=json, force=force, summary=_summary(out, found)
-        )
+            document, study=None, out=None, csv=None, json=json, force=force,
+            summary="\n".join([_summary(out, found), *left_out_lines(skipped)]),
+        )  # fmt: skip
         if not found.kept:
             raise typer.Exit(1)
 
 
-def _subject(path: Path, group: str | None, device: str, quiet: bool) -> Subject:
+def _subject(path: Path, group: str | None, activation: str | None, device: str, quiet: bool) -> Subject:
     checkpoint, run = read_target(path)
-    layout = choose_layout(checkpoint, run, group=group, quiet=quiet)
+    layout = choose_layout(checkpoint, run, group=group, activation=activation, certain=True, quiet=quiet)
     if layout.activation != "square":
         raise LayoutError(f"{path}: activation {layout.activation}; only quadratic networks add and multiply")
     return subject_of(checkpoint, layout, run, device=device)

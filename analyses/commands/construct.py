@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands.options import DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
+from analyses.commands.values import converted, group_name, whole
 from analyses.exports import check_export_name, write_network
 from analyses.order_parameters import plain_projected_mse
 from analyses.studies import provenance
@@ -37,9 +38,10 @@ def register(app: typer.Typer) -> None:
     def constructing(
         name: Annotated[Construction, typer.Argument(help="Which formula.")],
         out: Annotated[Path, typer.Option(help="File to write: .pt or .safetensors.")],
-        group: Annotated[str, typer.Option(help="Such as Z23 or Z3xZ5.")],
+        group: Annotated[str, typer.Option(help="Such as Z23 or Z3xZ5.", **converted(group_name, "GROUP"))],
         neurons: Annotated[
-            int | None, typer.Option(help="Width of cosine [default: 512] and partial [default: 8].")
+            int | None,
+            typer.Option(help="Width of cosine (default: 512) and partial (default: 8).", **whole(1)),
         ] = None,
         zeros: Annotated[
             str | None, typer.Option(help="partial: sets to make 0, some of R_c,R_n,R_*; R_g is 1.")

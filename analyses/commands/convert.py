@@ -19,13 +19,28 @@ from analyses.commands.layout_options import (
     OutputScaleOption,
     StepPattern,
     TensorOptions,
+    UncertainLayoutError,
     choose_layout,
 )
-from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, check_outputs, deliver, say
+from analyses.commands.options import (
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Quiet,
+    Seed,
+    check_outputs,
+    cpu_only,
+    deliver,
+    say,
+)
+from analyses.commands.values import MOST_STEP, whole
 from analyses.exports import check_export_name, write_checkpoint
-from analyses.layouts import Layout, Weights
-from analyses.runs import Run, read_target
+from analyses.layouts import Layout
+from analyses.reading.text import path_text
+from analyses.runs import Run, left_out_lines, read_target
 from analyses.studies import provenance
+from analyses.weights import Weights
 from manifold.errors import LayoutError
 
 EPILOG = """
@@ -46,7 +61,9 @@ def register(app: typer.Typer) -> None:
     def convert(
         path: Annotated[Path, typer.Argument(help="Checkpoint file or folder, or a run directory.")],
         out: Annotated[Path, typer.Option(help="File to write: .safetensors or .pt.")],
-        step: Annotated[int | None, typer.Option(help="Which step of a run (default: the last).")] = None,
+        step: Annotated[
+            int | None, typer.Option(help="Which step of a run (default: the last).", **whole(0, MOST_STEP))
+        ] = None,
         effective: Annotated[
             bool, typer.Option("--effective", help="Write w_a, w_b, w_c (n x q, float64), biases carried.")
         ] = False,
@@ -58,7 +75,9 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        max_bytes: Annotated[int, typer.Option(help="Largest file that is read.")] = MAX_BYTES,
+        max_bytes: Annotated[
+            int, typer.Option(help="Largest file that is read.", **whole(1, MOST_STEP))
+        ] = MAX_BYTES,
         json: Json = False,
         force: Force = False,
         seed: Seed = 0,
@@ -69,6 +88,7 @@ def register(app: typer.Typer) -> None:
         """Rewrite any accepted checkpoint with its layout inside; only floating model tensors are kept."""
         check_export_name(out)
         check_outputs(out, force=force)
+        cpu_only("convert", device)
         say(f"plan: read {path} in a confined process, write {out}", quiet=quiet)
         if dry_run:
             return
@@ -81,7 +101,11 @@ def register(app: typer.Typer) -> None:
         notes = list(weights.notes) if weights is not None else []
         if effective:
             chosen, tensors = _effective(chosen, weights)
-        source = {"path": str(checkpoint.path), "sha256": checkpoint.sha256, "format": checkpoint.format}
+        source = {
+            "path": path_text(checkpoint.path),
+            "sha256": checkpoint.sha256,
+            "format": checkpoint.format,
+        }
         write_checkpoint(
             out,
             tensors,
@@ -97,9 +121,12 @@ def register(app: typer.Typer) -> None:
             "layout": chosen.to_dict() if chosen is not None else None,
             "tensors": sorted(tensors),
             "ignored": checkpoint.ignored,
-            "notes": notes,
+            "notes": [*notes, *checkpoint.notes],
+            "skipped": run.left_out if run is not None else {},
         }
-        summary = f"{out}: {len(tensors)} tensors, {'layout stored' if chosen else 'no layout'}"
+        lines = [f"{out}: {len(tensors)} tensors, {'layout stored' if chosen else 'no layout'}"]
+        lines += [f"note: {note}" for note in checkpoint.notes] + left_out_lines(document["skipped"])
+        summary = "\n".join(lines)
         deliver(document, study=None, out=None, csv=None, json=json, force=force, summary=summary)
 
 
@@ -107,8 +134,10 @@ def _layout_and_weights(
     checkpoint: Checkpoint, run: Run | None, options: dict[str, Any], *, needed: bool, quiet: bool
 ) -> tuple[Layout | None, Weights | None]:
     try:
-        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, certain=True, **options)
         return chosen, chosen.weights(checkpoint)
+    except UncertainLayoutError:
+        raise
     except LayoutError:
         if needed:
             raise

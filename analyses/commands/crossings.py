@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
+from analyses.commands.analyze import count_of, count_text
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -34,12 +36,14 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.controls import CONTROL_WORDS
+from analyses.commands.training_options import DecayKind, TrainPairs, WeightDecay, with_told
+from analyses.commands.values import MOST_STEP, MOST_WORKERS, converted, filled, one_of, real, whole
+from analyses.controls import CONTROL_WORDS, CONTROLS
 from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
+from analyses.layouts import Layout
 from analyses.potential_sets import POTENTIAL_SETS
-from analyses.report import write_report
-from analyses.runs import Run
+from analyses.runs import Run, left_out_lines
 from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
 from analyses.subjects import Subject, subject_of
@@ -58,6 +62,7 @@ Examples:
   rhoscope crossings runs/mod23 --eigenvalues 20 --workers 2 --coarse 12 --skip-bad
 """
 PANEL = "Study"
+FOLLOWED = ("wasserstein", "flat")  # L'' alone is that of a convex loss and cannot cross zero
 
 
 def register(app: typer.Typer) -> None:
@@ -74,15 +79,17 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        operator: Annotated[str, typer.Option(help="wasserstein | flat", rich_help_panel=PANEL)] = (
-            "wasserstein"
-        ),
-        subspace: Annotated[str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL)] = "span",
+        operator: Annotated[
+            str, typer.Option(help=" | ".join(FOLLOWED), rich_help_panel=PANEL, **one_of(FOLLOWED))
+        ] = "wasserstein",
+        subspace: Annotated[
+            str, typer.Option(help=" | ".join(SUBSPACES), rich_help_panel=PANEL, **one_of(SUBSPACES))
+        ] = "span",
         centred: Annotated[
             bool | None,
             typer.Option(
                 "--centred/--uncentred",
-                help="Compress to D = 3(n-1), without means. [default: as trained]",
+                help="Compress to D = 3(n-1), without means. (default: as trained)",
                 rich_help_panel=PANEL,
             ),
         ] = None,
@@ -90,10 +97,16 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help=" | ".join(POTENTIAL_SETS) + " | k=3", rich_help_panel=PANEL)
         ] = "all",
         eigenvalues: Annotated[
-            str, typer.Option(help="At each end, where not all fit; or all.", rich_help_panel=PANEL)
+            str,
+            typer.Option(
+                help="At each end, where not all fit; or all.",
+                rich_help_panel=PANEL,
+                **converted(count_text(("all",)), "NUMBER|all"),
+            ),
         ] = "10",
         max_seconds: Annotated[
-            float, typer.Option(min=0.0, help="Of the iteration at one step.", rich_help_panel=PANEL)
+            float,
+            typer.Option(help="Of the iteration at one step.", rich_help_panel=PANEL, **real(least=0)),
         ] = MAX_SECONDS,
         refine_time: Annotated[
             bool,
@@ -101,7 +114,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         check_modes: Annotated[
             int,
-            typer.Option(min=0, help="Modes compared with the true flow at the end.", rich_help_panel=PANEL),
+            typer.Option(
+                help="Modes compared with the true flow at the end.", rich_help_panel=PANEL, **whole(0)
+            ),
         ] = 0,
         refine: Annotated[
             bool,
@@ -110,17 +125,17 @@ def register(app: typer.Typer) -> None:
         certify: Annotated[
             int,
             typer.Option(
-                min=0,
                 help="Count all signs at so many steps by factorising the full matrix.",
                 rich_help_panel=PANEL,
+                **whole(0),
             ),
         ] = 0,
         coarse: Annotated[
             int | None,
             typer.Option(
-                min=2,
                 help="Start with so many saved steps; insert others where branches need them.",
                 rich_help_panel=PANEL,
+                **whole(2, MOST_STEP),
             ),
         ] = None,
         control: Annotated[
@@ -129,18 +144,27 @@ def register(app: typer.Typer) -> None:
                 help="random (weights shuffled) | labels (trained on shuffled labels): a null control "
                 "beside the run; may be given twice.",
                 rich_help_panel=PANEL,
+                **one_of(CONTROLS),
             ),
         ] = None,
+        weight_decay: WeightDecay = "from-run",
+        decay_kind: DecayKind = None,
+        train_pairs: TrainPairs = None,
         skip_bad: Annotated[
             bool, typer.Option("--skip-bad", help="Leave out damaged steps.", rich_help_panel=PANEL)
         ] = False,
-        workers: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=PANEL)] = 1,
+        workers: Annotated[
+            int, typer.Option(help="Processes.", rich_help_panel=PANEL, **whole(1, MOST_WORKERS))
+        ] = 1,
         dask: Annotated[
-            str | None, typer.Option(help="Address of a Dask scheduler.", rich_help_panel=PANEL)
+            str | None,
+            typer.Option(help="Address of a Dask scheduler.", rich_help_panel=PANEL, **filled("HOST:PORT")),
         ] = None,
         cache: Annotated[
             Path | None,
-            typer.Option(help="Finished steps. [default: RUN_DIR/crossings_cache]", rich_help_panel=PANEL),
+            typer.Option(
+                help="Folder of finished steps. (default: in the user's cache folder)", rich_help_panel=PANEL
+            ),
         ] = None,
         out: Out = None,
         report: Report = None,
@@ -158,60 +182,56 @@ def register(app: typer.Typer) -> None:
         Eigenvalues have the Hessian sign (positive = contracting). A crossing needs certain signs on both
         sides; its time is a bracket. Finished steps are kept: a killed study goes on where it was.
         """
-        check_outputs(out, report, force=force)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
         if workers > 1 and dask is not None:
             raise InputError("--workers and --dask: give one of them")
-        run = Run.open(run_dir, step_pattern=step_pattern)
+        run = with_told(Run.open(run_dir, step_pattern=step_pattern), weight_decay, decay_kind, train_pairs)
         question = SpectralQuestion(
-            operator, subspace, _count(eigenvalues), centred, seed, device, potentials=potentials,
+            operator, subspace, count_of(eigenvalues), centred, seed, device, potentials=potentials,
             max_seconds=max_seconds,
         )  # fmt: skip
         extras = StudyPlan(
             coarse, refine_time, check_modes, refine, certify, tuple(control or ()), skip_bad, cache,
             Crew(workers, dask),
         )  # fmt: skip
-        checkpoint = _readable(run, skip_bad)
-        chosen = choose_layout(
-            checkpoint, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
-            output_scale=output_scale, elements=elements, quiet=quiet,
-        )  # fmt: skip
-        subject = subject_of(checkpoint, chosen, run, centred=centred, device=device)
+        told = {
+            "layout": layout, "tensor": tensor, "group": group, "loss": loss, "activation": activation,
+            "output_scale": output_scale, "elements": elements, "quiet": quiet,
+        }  # fmt: skip
+        chosen, subject = last_usable(run, told, skip_bad=skip_bad, centred=centred, device=device)
         say(_plan(run, question, extras, subject), quiet=quiet)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
             study = follow_crossings(run, chosen, question, extras, progress=progress)
         document, dataset = document_of_study(study), dataset_of_study(study)
-        if report is not None:
-            write_report([dataset], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         deliver(
             document, study=dataset, out=out, csv=csv, json=json, force=force, summary=_summary(document),
-            quiet=quiet,
+            quiet=quiet, report=report, figure_format=figure_format, unfinished=_unfinished(document),
         )  # fmt: skip
-        problem = _unfinished(document)
-        if problem is not None:
-            say(problem)
-            raise typer.Exit(3)
 
 
-def _readable(run: Run, skip_bad: bool):
-    """The last checkpoint that can be read (with ``skip_bad``), to tell layout and plan."""
+def last_usable(run: Run, told: dict[str, Any], *, skip_bad: bool, **options: Any) -> tuple[Layout, Subject]:
+    """Layout and subject of the last checkpoint that can be used (with ``skip_bad``), to tell the plan.
+
+    Parameters
+    ----------
+    run : Run
+    told : dict
+        What the command line says about the layout.
+    skip_bad : bool
+    **options
+        For `subject_of`.
+    """
     for step in reversed(run.steps):
         try:
-            return run.read(step)
+            checkpoint = run.read(step)
+            chosen = choose_layout(checkpoint, run, **told)
+            return chosen, subject_of(checkpoint, chosen, run, **options)
         except CheckpointError as error:
             if not skip_bad:
                 raise CheckpointError(f"step {step}: {error}; --skip-bad leaves such steps out") from error
-    raise CheckpointError(f"{run.path}: no checkpoint can be read")
-
-
-def _count(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--eigenvalues: expected a positive number or all, got {text!r}")
-    return int(text)
+    raise CheckpointError(f"{run.path}: no checkpoint can be used")
 
 
 def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subject) -> str:
@@ -225,7 +245,7 @@ def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subj
 
 
 def _summary(document: dict[str, Any]) -> str:
-    lines = _table(document)
+    lines = [*_notes(document), *_table(document)]
     kinds, motion = document["kinds"], document["monotone"]
     lines += [
         f"visits to zero: {kinds['crossing']} crossings, {kinds['touch']} touches, "
@@ -243,17 +263,26 @@ def _summary(document: dict[str, Any]) -> str:
     lines += [_certified_line(found) for found in document["certified_counts"] or ()]
     lines += [_fixed_line(point) for point in document["fixed_points"] or ()]
     for name, control in document["controls"].items():
+        ones = control["ones"][-1]
+        told = "" if ones is None else f", {100 * ones:.0f} % of rho_kkk at 1"
         lines.append(
             f"null control {name} ({CONTROL_WORDS[name]}): unstable {control['negative'][0]} to "
             f"{control['negative'][-1]} of {control['rank'][-1]}, loss {control['loss'][0]:.3e} to "
-            f"{control['loss'][-1]:.3e}, {control['kinds']['crossing']} crossings, "
-            f"{100 * control['ones'][-1]:.0f} % of rho_kkk at 1"
+            f"{control['loss'][-1]:.3e}, {control['kinds']['crossing']} crossings{told}"
         )
     if document["missing_steps"]:
         missing = ", ".join(map(str, document["missing_steps"]))
         lines.append(f"missing checkpoints (their brackets are wider): {missing}")
-    lines += [f"left out: step {step}: {reason}" for step, reason in document["skipped"].items()]
+    lines += left_out_lines(document["skipped"])
+    lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    """Warnings and notes before the table."""
+    warnings = document["warnings"]
+    rest = [f"note: {note}" for note in document["notes"] if note not in warnings]
+    return [*(f"warning: {warning}" for warning in warnings), *rest]
 
 
 def _table(document: dict[str, Any]) -> list[str]:
@@ -275,6 +304,8 @@ def _table(document: dict[str, Any]) -> list[str]:
 def _motion_line(name: str, found: dict[str, Any]) -> str:
     if found["constant"]:
         return f"{name}: constant (the loss is quadratic in the potentials)"
+    if not np.isfinite(found["fraction_nonincreasing_hessian"]):
+        return f"{name}: no move to follow"
     return (
         f"{name}: {found['fraction_nonincreasing_hessian']:.3f} of the moves do not increase Hessian, "
         f"{found['fraction_nonincreasing_jacobian']:.3f} not Jacobian eigenvalues"
@@ -288,7 +319,8 @@ def _certified_line(found: dict[str, Any]) -> str:
     apart = f"{found['symmetries']} symmetries apart; " if found["symmetries"] else ""
     return (
         f"complete counts of step {found['step']}: {negative} unstable, {positive} contracting among "
-        f"{found['dimension']} moves of the neurons ({apart}zero means within {2 * found['shift']:.1e})"
+        f"{found['dimension']} moves of the neurons "
+        f"({apart}signs are certain beyond +-{2 * found['shift']:.1e})"
     )
 
 

@@ -15,12 +15,12 @@ from analyses.commands.options import (
     Json,
     Quiet,
     Seed,
+    check_folder,
     deliver,
     progress_bar,
     say,
 )
-from analyses.demonstration import PARTS, Stage, check_folder, demonstrate
-from analyses.figures import check_format
+from analyses.demonstration import PARTS, Stage, demonstrate, refuse_full
 
 EPILOG = """
 Examples:
@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
 
         Takes under two minutes on two cores and needs no network.
         """
-        check_format(figure_format)
-        check_folder(out, force)
+        refuse_full(out, force)
+        check_folder(out)
         for part in PARTS:
             say(f"plan: {part.plan}", quiet=quiet)
         if dry_run:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyses.checkpoints import Checkpoint, split_selector
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -30,17 +32,25 @@ from analyses.commands.options import (
     Report,
     Seed,
     check_outputs,
+    cpu_only,
     deliver,
     progress_bar,
     say,
 )
+from analyses.commands.values import MOST_STEP, one_of, whole
 from analyses.lifts import BASES, SYMBOLS, lift_frequencies
 from analyses.maxent import analyse_lift, fit_moments
 from analyses.maxent_data import study_of
 from analyses.maxent_runs import trajectory_document
 from analyses.maxent_text import summary_of_fits, summary_of_moments
-from analyses.runs import read_target
-from manifold.errors import InputError
+from analyses.reading.text import path_text
+from analyses.runs import Run, left_out_lines, read_target
+from analyses.subjects import subject_of
+from manifold.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from analyses.layouts import Layout
+    from spectra.networks import GroupNetwork
 
 METHODS = ("newton", "trust-regions", "sampling")
 EPILOG = """
@@ -83,29 +93,43 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         method: Annotated[
-            str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments")
+            str, typer.Option(help=" | ".join(METHODS), rich_help_panel="Given moments", **one_of(METHODS))
         ] = "newton",
         base: Annotated[
-            str, typer.Option(help=" | ".join(BASES), rich_help_panel="Checkpoint")
+            str, typer.Option(help=" | ".join(BASES), rich_help_panel="Checkpoint", **one_of(BASES))
         ] = "frequency-sphere",
         symbols: Annotated[
             str,
             typer.Option(
                 help="target: Re, Im of z_a z_b z_c; all: every cubic monomial of the frequency.",
                 rich_help_panel="Checkpoint",
+                **one_of(SYMBOLS),
             ),
         ] = "target",
         frequencies: Annotated[
-            int, typer.Option(help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint")
+            int,
+            typer.Option(
+                help="Fit the heaviest so many frequencies.", rich_help_panel="Checkpoint", **whole(1)
+            ),
         ] = 12,
         step: Annotated[
             int | None,
-            typer.Option(help="Which step of a run (default: last).", rich_help_panel="Checkpoint"),
+            typer.Option(
+                help="Which step of a run (default: last).",
+                rich_help_panel="Checkpoint",
+                **whole(0, MOST_STEP),
+            ),
         ] = None,
         all_steps: Annotated[
             bool,
             typer.Option(
                 "--all-steps", help="Follow the run: lambda, entropy, gap.", rich_help_panel="Checkpoint"
+            ),
+        ] = False,
+        skip_bad: Annotated[
+            bool,
+            typer.Option(
+                "--skip-bad", help="With --all-steps: leave out damaged steps.", rich_help_panel="Checkpoint"
             ),
         ] = False,
         layout: LayoutFile = None,
@@ -132,9 +156,11 @@ def register(app: typer.Typer) -> None:
         It has density exp(lambda . r) / Z against the uniform probability measure. Entropies are in nats,
         at most 0; the entropy gap of a network is its Kullback-Leibler distance from that measure.
         """
-        check_outputs(out, report, force=force)
-        _check(path, space, monomials, moments, method, base, symbols)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
+        cpu_only("maxent", device)
+        _check(path, space, monomials, moments)
         output = {"out": out, "csv": csv, "json": json, "force": force, "quiet": quiet}
+        output |= {"report": report, "figure_format": figure_format}
         if path is None:
             values = _numbers(moments)
             say(
@@ -151,25 +177,17 @@ def register(app: typer.Typer) -> None:
                 "output_scale": output_scale, "elements": elements,
             }  # fmt: skip
             document = _of_path(
-                path, options, step=step, all_steps=all_steps, step_pattern=step_pattern, base=base,
-                symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
+                path, options, step=step, all_steps=all_steps, skip_bad=skip_bad, step_pattern=step_pattern,
+                base=base, symbols=symbols, frequencies=frequencies, seed=seed, quiet=quiet, dry_run=dry_run,
             )  # fmt: skip
             if document is None:
                 return
-            text = summary_of_fits(document)
+            text = "\n".join([summary_of_fits(document), *left_out_lines(document["skipped"])])
         study = study_of(document, seed=seed)
-        if report is not None:
-            from analyses.report import write_report
-
-            write_report([study], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         deliver(document, study=study, summary=text, **output)
 
 
-def _check(
-    path: Path | None, space: str | None, monomials: str | None, moments: str | None, method: str, base: str,
-    symbols: str,
-) -> None:  # fmt: skip
+def _check(path: Path | None, space: str | None, monomials: str | None, moments: str | None) -> None:
     given = [
         name
         for name, value in (("--space", space), ("--monomials", monomials), ("--moments", moments))
@@ -181,13 +199,6 @@ def _check(
         raise InputError(
             "maxent: give a checkpoint or run, or all of --space, --monomials and --moments (see --help)"
         )
-    for name, value, known in (
-        ("--method", method, METHODS),
-        ("--base", base, BASES),
-        ("--symbols", symbols, SYMBOLS),
-    ):
-        if value not in known:
-            raise InputError(f"{name}: expected {', '.join(known)}, got {value!r}")
 
 
 def _numbers(text: str) -> list[float]:
@@ -198,16 +209,41 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--moments: expected numbers separated by commas, got {text!r}") from error
 
 
+def _last_network(
+    path: Path, options: dict[str, Any], *, step: int | None, step_pattern: str | None, skip_bad: bool,
+    quiet: bool,
+) -> tuple[Checkpoint, Run | None, Layout, GroupNetwork, dict[int, str]]:  # fmt: skip
+    """The network of a checkpoint or of the last step of a run; with ``skip_bad`` the last of any use."""
+    if not skip_bad:
+        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        return checkpoint, run, chosen, chosen.network(checkpoint), {}
+    run, bad = Run.open(path, step_pattern=step_pattern), {}
+    for current in reversed(run.steps):
+        try:
+            checkpoint = run.read(current)
+            chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+            return checkpoint, run, chosen, chosen.network(checkpoint), bad
+        except CheckpointError as error:
+            bad[current] = str(error)
+    raise CheckpointError(f"no checkpoint can be used; step {run.steps[-1]}: {bad[run.steps[-1]]}")
+
+
 def _of_path(
-    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, step_pattern: str | None,
-    base: str, symbols: str, frequencies: int, seed: int, quiet: bool, dry_run: bool,
+    path: Path, options: dict[str, Any], *, step: int | None, all_steps: bool, skip_bad: bool,
+    step_pattern: str | None, base: str, symbols: str, frequencies: int, seed: int, quiet: bool,
+    dry_run: bool,
 ) -> dict[str, Any] | None:  # fmt: skip
-    checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
-    if all_steps and (run is None or not path.is_dir()):
-        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path}")
-    chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
-    network = chosen.network(checkpoint)
-    steps = list(run.steps) if all_steps else [checkpoint.step]
+    if all_steps and not os.path.isdir(split_selector(path)[0]):
+        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
+    if skip_bad and not all_steps:
+        raise InputError("--skip-bad: only with --all-steps; one step is used or refused")
+    checkpoint, run, chosen, network, bad = _last_network(
+        path, options, step=step, step_pattern=step_pattern, skip_bad=skip_bad, quiet=quiet
+    )
+    if all_steps and run is None:
+        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
+    steps = [known for known in run.steps if known not in bad] if all_steps else [checkpoint.step]
     say(
         f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, "
         f"symbols {symbols}, at most {frequencies} frequencies, seed {seed}",
@@ -220,9 +256,23 @@ def _of_path(
         chosen_k: set[tuple[int, ...]] = set()
         for current in reversed(steps):  # the last step says which frequencies are followed
             if all_steps:
-                network = chosen.network(run.read(current))
+                try:
+                    network = chosen.network(run.read(current))
+                except CheckpointError as error:
+                    if not skip_bad:
+                        raise CheckpointError(
+                            f"step {current}: {error}; --skip-bad leaves such steps out"
+                        ) from error
+                    bad[current] = str(error)
+                    continue
             a, b, c = (z.numpy() for z in network.coefficients())
-            lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            try:
+                lifts = lift_frequencies(network.group, a, b, c, base=base, symbols=symbols)
+            except InputError:
+                if current == steps[-1]:
+                    raise
+                lifts = []  # its place in the trajectory stays empty
+                say(f"step {current}: no neuron has weight, nothing is fitted there")
             if not trajectory:
                 chosen_k = {lift.k for lift in lifts[:frequencies]}
             found = []
@@ -234,9 +284,16 @@ def _of_path(
             trajectory.append({"step": current, "fits": found})
     trajectory.reverse()
     fits = trajectory[-1]["fits"]
+    warnings = subject_of(checkpoint, chosen, run).warnings(chosen.network(checkpoint).accuracy())
     document: dict[str, Any] = {
-        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256},
+        "checkpoint": {
+            "path": path_text(checkpoint.path), "step": checkpoint.step, "sha256": checkpoint.sha256,
+        },
+        "layout": chosen.origin.document,
+        "warnings": warnings,
+        "notes": [*warnings, *chosen.origin.notes],
         "base": base, "symbols": symbols, "fits": fits,
+        "skipped": {str(at): bad[at] for at in sorted(bad)} | (run.left_out if run is not None else {}),
     }  # fmt: skip
     if all_steps:
         document["trajectory"] = trajectory_document(trajectory)

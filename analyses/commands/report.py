@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import xarray as xr
 
-from analyses.checkpoint import Question, analyze, reached
+from analyses.checkpoint import Question, analyze, unfinished
+from analyses.commands.crossings import last_usable
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -17,7 +19,6 @@ from analyses.commands.layout_options import (
     OutputScaleOption,
     StepPattern,
     TensorOptions,
-    choose_layout,
 )
 from analyses.commands.options import (
     Device,
@@ -32,13 +33,11 @@ from analyses.commands.options import (
     progress_bar,
     say,
 )
-from analyses.figures import check_format
-from analyses.report import write_report
-from analyses.runs import Run
+from analyses.runs import Run, left_out_lines
 from analyses.sections import document_of
 from analyses.studies import read_study
-from analyses.subjects import subject_of
 from analyses.trajectory import follow
+from manifold.errors import InputError
 
 EPILOG = """
 Examples:
@@ -61,7 +60,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="RUN_DIR", help="Run directory, folder of checkpoints, or study (.nc)."),
         ],
         out: Annotated[
-            Path | None, typer.Option(help="The page. [default: RUN_DIR/report.html, or beside the study]")
+            Path | None, typer.Option(help="The page. (default: RUN_DIR/report.html, or beside the study)")
         ] = None,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
@@ -74,6 +73,7 @@ def register(app: typer.Typer) -> None:
         refine: Annotated[
             bool, typer.Option("--refine", help="Move the last network to a fixed point first.")
         ] = False,
+        skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged steps.")] = False,
         figure_format: FigureFormat = "svg",
         json: Json = False,
         force: Force = False,
@@ -89,47 +89,56 @@ def register(app: typer.Typer) -> None:
         The page needs no network and no scripts; figures are inside. Eigenvalues have the Hessian sign
         (positive = contracting) and carry absolute error bounds.
         """
-        check_format(figure_format)
         if path.is_file():
             page = out if out is not None else path.with_suffix(".html")
-            check_outputs(page, force=force)
+            check_outputs(force=force, report=page, figure_format=figure_format)
+            study = read_study(path)
             say(f"plan: read {path}, write {page}", quiet=quiet)
             if not dry_run:
-                _reopen(path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
+                _reopen(study, path, page, force=force, figure_format=figure_format, json=json, quiet=quiet)
             return
         run = Run.open(path, step_pattern=step_pattern)
         page = out if out is not None else path / "report.html"
-        check_outputs(page, force=force)
-        last = run.read(run.steps[-1])
-        chosen = choose_layout(
-            last, run, layout=layout, tensor=tensor, group=group, loss=loss, activation=activation,
-            output_scale=output_scale, elements=elements, quiet=quiet,
-        )  # fmt: skip
-        subject = subject_of(last, chosen, run, device=device)
+        check_outputs(force=force, report=page, figure_format=figure_format)
+        told = {
+            "layout": layout, "tensor": tensor, "group": group, "loss": loss, "activation": activation,
+            "output_scale": output_scale, "elements": elements, "quiet": quiet,
+        }  # fmt: skip
+        chosen, subject = last_usable(run, told, skip_bad=skip_bad, device=device)
         question = Question(refine=refine, seed=seed)
         say(f"plan: {len(run.steps)} checkpoints; last: {question.plan(subject).sentence}", quiet=quiet)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
-            trajectory = follow(run, chosen, seed=seed, device=device, progress=progress)
+            trajectory = follow(run, chosen, seed=seed, device=device, skip_bad=skip_bad, progress=progress)
             found = analyze(subject, question, progress=progress)
-        title = f"rhoscope: {path.resolve().name}"
-        write_report([trajectory, found.dataset], page, force=force, figure_format=figure_format, title=title)
         document = {"report": str(page), "steps": list(run.steps), "checkpoint": found.document}
+        skipped = document_of(trajectory)["skipped"]
+        document |= {"steps": trajectory.step.values.tolist(), "skipped": skipped}
+        warnings = [f"warning: {warning}" for warning in found.document["warnings"]]
+        summary = "\n".join([*warnings, f"report: {page}", *left_out_lines(skipped)])
         deliver(
-            document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
-            quiet=quiet,
+            document, study=None, out=None, csv=None, json=json, force=force, summary=summary,
+            quiet=quiet, report=page, pages=[trajectory, found.dataset], figure_format=figure_format,
+            title=f"rhoscope: {path.resolve().name}", unfinished=unfinished(found),
         )  # fmt: skip
-        if not reached(found):
-            say(f"not converged: {found.problem or found.result.spectrum.reason.value}")
-            raise typer.Exit(3)
 
 
-def _reopen(path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool) -> None:
-    study = read_study(path)
-    write_report([study], page, force=force, figure_format=figure_format, title=f"rhoscope: {path.name}")
-    document = {"report": str(page), "study": study.attrs.get("study"), "summary": document_of(study)}
+def _reopen(
+    study: xr.Dataset, path: Path, page: Path, *, force: bool, figure_format: str, json: bool, quiet: bool
+) -> None:
+    """The page of a study that is on disk."""
+    from analyses.report import section_of
+
+    kind = study.attrs.get("study")
+    try:
+        section_of(study)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: says that it is a study of kind {kind!r}, but lacks parts of one ({error})"
+        ) from error
+    document = {"report": str(page), "study": kind, "summary": document_of(study)}
     deliver(
         document, study=None, out=None, csv=None, json=json, force=force, summary=f"report: {page}",
-        quiet=quiet,
+        quiet=quiet, report=page, pages=[study], figure_format=figure_format, title=f"rhoscope: {path.name}",
     )  # fmt: skip

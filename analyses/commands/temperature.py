@@ -19,13 +19,14 @@ from analyses.commands.options import (
     Report,
     Seed,
     check_outputs,
+    cpu_only,
     deliver,
     progress_bar,
     say,
 )
-from analyses.report import write_report
+from analyses.commands.values import filled, whole
 from analyses.sections import document_of
-from analyses.temperature import ThermalQuestion, heat, parse_grid
+from analyses.temperature import ThermalQuestion, heat, parse_grid, sentence
 from manifold.errors import InputError
 
 EPILOG = """
@@ -38,6 +39,7 @@ Examples:
   --report circle.html
 """
 PANEL = "Free energy"
+MOST_RATES = 1000  # the matrix that they come from is dense
 
 
 def register(app: typer.Typer) -> None:
@@ -46,17 +48,32 @@ def register(app: typer.Typer) -> None:
     @app.command("temperature", epilog=EPILOG)
     def command(
         space: Annotated[
-            str, typer.Option(help="S1, S2, .., S2xS1; dimension 1 to 4.", rich_help_panel=PANEL)
+            str,
+            typer.Option(
+                help="S1, S2, .., S2xS1; dimension 1 to 4.", rich_help_panel=PANEL, **filled("a space")
+            ),
         ],
-        monomials: Annotated[str, typer.Option(help="Expressions separated by ';'.", rich_help_panel=PANEL)],
+        monomials: Annotated[
+            str,
+            typer.Option(
+                help="Expressions separated by ';'.", rich_help_panel=PANEL, **filled("x1;x2 or the like")
+            ),
+        ],
         loss_expr: Annotated[
-            str, typer.Option(help="Formula of rho1, rho2, .. and parameters.", rich_help_panel=PANEL)
+            str,
+            typer.Option(
+                help="Formula of rho1, rho2, .. and parameters.", rich_help_panel=PANEL, **filled("a formula")
+            ),
         ],
-        t_grid: Annotated[str, typer.Option(help="LOW:HIGH:N", rich_help_panel=PANEL)],
+        t_grid: Annotated[
+            str, typer.Option(help="LOW:HIGH:N", rich_help_panel=PANEL, **filled("LOW:HIGH:N"))
+        ],
         param: Annotated[
             list[str] | None, typer.Option(help="NAME=VALUE; repeat.", rich_help_panel=PANEL)
         ] = None,
-        rates: Annotated[int, typer.Option(min=1, help="Rates of each state.", rich_help_panel=PANEL)] = 8,
+        rates: Annotated[
+            int, typer.Option(help="Rates of each state.", rich_help_panel=PANEL, **whole(1, MOST_RATES))
+        ] = 8,
         out: Out = None,
         report: Report = None,
         csv: Csv = None,
@@ -73,7 +90,8 @@ def register(app: typer.Typer) -> None:
         Densities are against the uniform probability measure. The second variation (negative = unstable) and
         the rates of the noisy flow (positive = decaying) are different spectra.
         """
-        check_outputs(out, report, force=force)
+        check_outputs(out, force=force, csv=csv, report=report, figure_format=figure_format)
+        cpu_only("temperature", device)
         question = ThermalQuestion(
             space, monomials, loss_expr, _parameters(param), parse_grid(t_grid), rates, seed
         )
@@ -87,13 +105,10 @@ def register(app: typer.Typer) -> None:
             return
         with progress_bar(quiet=quiet) as progress:
             study = heat(question, progress=progress)
-        if report is not None:
-            write_report([study], report, force=force, figure_format=figure_format)
-            say(f"report written to {report}", quiet=quiet)
         document = document_of(study)
         deliver(
             document, study=study, out=out, csv=csv, json=json, force=force, summary=_summary(document),
-            quiet=quiet,
+            quiet=quiet, report=report, figure_format=figure_format,
         )  # fmt: skip
 
 
@@ -122,9 +137,13 @@ def _summary(document: dict[str, Any]) -> str:
             f"lowest second variation {branch['second_variation'][first][0]:.4g} .. "
             f"{branch['second_variation'][last][0]:.4g}, symmetry zeros {branch['symmetry_zeros'][first]}"
         )
-    lines += [
-        f"transition of the {one['kind']} state: {one['T_low']:.9g} < T < {one['T_high']:.9g} "
-        f"({'stable above' if one['direction'] == 'up' else 'stable below'})"
-        for one in document["critical"]
-    ] or ["no state changes its stability on this grid"]
+        if None in [branch["error"][i] for i in there] or not all(
+            np.isfinite([branch["error"][i] for i in there])
+        ):
+            lines.append(
+                "  too near a transition for a bound at some of these temperatures: undetermined there"
+            )
+    lines += [sentence(one) for one in document["critical"]] or [
+        "no state changes its stability on this grid"
+    ]
     return "\n".join(lines)

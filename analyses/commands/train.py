@@ -7,8 +7,21 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Device, DryRun, Force, Json, Quiet, Seed, deliver, progress_bar, say
+from analyses.commands.options import (
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Quiet,
+    Seed,
+    check_folder,
+    deliver,
+    progress_bar,
+    say,
+)
+from analyses.commands.values import MOST_STEPS, converted, group_name, one_of, real, whole
 from analyses.training import OPTIMIZERS, SCHEDULES, TrainingPlan, save_steps, train
+from manifold.groups import FiniteAbelianGroup
 from spectra.group_task import LOSSES
 from spectra.networks import GroupNetwork
 
@@ -29,29 +42,37 @@ def register(app: typer.Typer) -> None:
     @app.command("train", epilog=EPILOG)
     def command(
         run_dir: Annotated[Path, typer.Argument(help="Folder for run.json and checkpoints/.")],
-        group: Annotated[str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.")],
-        width: Annotated[int, typer.Option(help="Number q of neurons.")] = 256,
-        loss: Annotated[str, typer.Option(help=" | ".join(LOSSES))] = "projected_mse",
-        optimizer: Annotated[str, typer.Option(help=" | ".join(OPTIMIZERS))] = "adam",
+        group: Annotated[
+            str, typer.Option(help="Finite Abelian group: Z23, Z4xZ6.", **converted(group_name, "GROUP"))
+        ],
+        width: Annotated[int, typer.Option(help="Number q of neurons.", **whole(1))] = 256,
+        loss: Annotated[str, typer.Option(help=" | ".join(LOSSES), **one_of(LOSSES))] = "projected_mse",
+        optimizer: Annotated[str, typer.Option(help=" | ".join(OPTIMIZERS), **one_of(OPTIMIZERS))] = "adam",
         lr: Annotated[
             float | None,
-            typer.Option(help="Learning rate (flow: time per step). [default: 0.01 Adam; see docs]"),
+            typer.Option(
+                help="Learning rate (flow: time per step). (default: 0.01 Adam; see docs)", **real(above=0)
+            ),
         ] = None,
         schedule: Annotated[
             str | None,
-            typer.Option(help=" | ".join(SCHEDULES) + " [default: cosine for Adam]"),
+            typer.Option(help=" | ".join(SCHEDULES) + " (default: cosine for Adam)", **one_of(SCHEDULES)),
         ] = None,
-        weight_decay: Annotated[float, typer.Option(help="L2 decay wd of (wd/2)|theta|^2.")] = 0.0,
-        steps: Annotated[int, typer.Option(help="Full-batch steps.")] = 2000,
+        weight_decay: Annotated[
+            float, typer.Option(help="L2 decay wd of (wd/2)|theta|^2.", **real(least=0))
+        ] = 0.0,
+        steps: Annotated[int, typer.Option(help="Full-batch steps.", **whole(1, MOST_STEPS))] = 2000,
         init_scale: Annotated[
             float | None,
-            typer.Option(help="Std of raw weights at step 0. [default: 0.1; sgd, flow 0.6]"),
+            typer.Option(help="Std of raw weights at step 0. (default: 0.1; sgd, flow 0.6)", **real(above=0)),
         ] = None,
         output_scale: Annotated[
             float | None,
-            typer.Option(help="Factor s of the output. [default: 1; sgd, flow 1/(2nq)]"),
+            typer.Option(help="Factor s of the output. (default: 1; sgd, flow 1/(2nq))", **real(above=0)),
         ] = None,
-        train_fraction: Annotated[float, typer.Option(help="Share of the n^2 pairs trained on.")] = 1.0,
+        train_fraction: Annotated[
+            float, typer.Option(help="Share of the n^2 pairs trained on.", **real(above=0, most=1))
+        ] = 1.0,
         tied: Annotated[bool, typer.Option("--tied", help="One first layer: b = a.")] = False,
         centred: Annotated[
             bool, typer.Option("--centred/--no-centred", help="Keep means of a, b, c at zero.")
@@ -61,7 +82,10 @@ def register(app: typer.Typer) -> None:
             typer.Option("--shuffle-labels", help="Null control: labels dealt out anew to the pairs."),
         ] = False,
         save_every: Annotated[
-            int | None, typer.Option(help="Steps between checkpoints. [default: about 40, log-spaced]")
+            int | None,
+            typer.Option(
+                help="Steps between checkpoints. (default: about 40, log-spaced)", **whole(1, MOST_STEPS)
+            ),
         ] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
         force: Force = False,
@@ -83,6 +107,7 @@ def register(app: typer.Typer) -> None:
             labels=seed if shuffle_labels else None,
         )  # fmt: skip
         say(describe(plan, save_every), quiet=quiet)
+        check_folder(run_dir)
         if dry_run:
             return
         with progress_bar(quiet=quiet) as progress:
@@ -97,7 +122,8 @@ def register(app: typer.Typer) -> None:
 
 def describe(plan: TrainingPlan, save_every: int | None) -> str:
     """The plan line: sizes, method, memory."""
-    n, q = plan.initial().group.order, plan.width
+    plan.check_memory()
+    n, q = FiniteAbelianGroup.parse(plan.group).order, plan.width
     gram = plan.task().uses_gram_form(q)
     form = f"{q} x {q} Gram products" if gram else "outputs in chunks"
     mib = (8 * q * q * 9 if gram else 8 * n * n * min(q, 4096)) / 2**20
@@ -112,7 +138,9 @@ def describe(plan: TrainingPlan, save_every: int | None) -> str:
 def outcome(plan: TrainingPlan, tensors: dict) -> dict:
     """Loss and accuracy of the last checkpoint."""
     b = None if plan.tied else tensors["w_b"]
-    net = GroupNetwork(plan.initial().group, tensors["w_a"], b, tensors["w_c"], plan.output_scale)
+    net = GroupNetwork(
+        FiniteAbelianGroup.parse(plan.group), tensors["w_a"], b, tensors["w_c"], plan.output_scale
+    )
     return {
         "loss": plan.task().value(net.measure(centred=plan.centred)),
         "loss_name": plan.loss,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.commands.analyze import count_of, count_text
 from analyses.commands.layout_options import (
     ActivationOption,
     ElementsOption,
@@ -20,11 +21,13 @@ from analyses.commands.layout_options import (
     choose_layout,
 )
 from analyses.commands.options import DryRun, Json, Quiet, Seed, deliver, progress_bar, say
+from analyses.commands.values import MOST_STEP, converted, one_of, whole
 from analyses.layouts import Layout
 from analyses.runs import Run, read_target
 from analyses.studies import plain
 from analyses.subjects import Subject, subject_of
 from manifold.errors import InputError
+from spectra.plan import SUBSPACES
 
 EPILOG = """
 Examples:
@@ -50,7 +53,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Checkpoint or run of the study, where it is not at its old place."),
         ] = None,
-        step: Annotated[int | None, typer.Option(help="Which step of a run.")] = None,
+        step: Annotated[int | None, typer.Option(help="Which step of a run.", **whole(0, MOST_STEP))] = None,
         layout: LayoutFile = None,
         tensor: TensorOptions = None,
         group: GroupOption = None,
@@ -59,8 +62,15 @@ def register(app: typer.Typer) -> None:
         output_scale: OutputScaleOption = None,
         elements: ElementsOption = None,
         step_pattern: StepPattern = None,
-        subspace: Annotated[str, typer.Option(help="span | full, of a checkpoint.")] = "span",
-        eigenvalues: Annotated[str, typer.Option(help="At each end, or all, of a checkpoint.")] = "10",
+        subspace: Annotated[
+            str, typer.Option(help=" | ".join(SUBSPACES) + ", of a checkpoint.", **one_of(SUBSPACES))
+        ] = "span",
+        eigenvalues: Annotated[
+            str,
+            typer.Option(
+                help="At each end, or all, of a checkpoint.", **converted(count_text(("all",)), "NUMBER|all")
+            ),
+        ] = "10",
         json: Json = False,
         seed: Seed = 0,
         quiet: Quiet = False,
@@ -106,10 +116,9 @@ class _CheckpointJob:
         self, path: Path, given: dict[str, Any], subspace: str, eigenvalues: str, seed: int, quiet: bool
     ):
         from analyses.checkpoint import Question
-        from analyses.commands.analyze import _count
 
         self.subject = _subject(path, given, quiet)
-        self.question = Question(subspace=subspace, count=_count(eigenvalues), seed=seed)
+        self.question = Question(subspace=subspace, count=count_of(eigenvalues), seed=seed)
         self.plan = f"analyze {path}: {self.question.plan(self.subject).sentence}; then check every claim"
 
     def verdict(self, progress: Any):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,14 @@ import xarray as xr
 from analyses.complexity import statistics as st
 from analyses.complexity.plan import SCHEDULE, CurvePlan
 from manifold.invariants import invariant_basis, weyl_counts
+
+
+class Verdict(enum.Enum):
+    """What an interval says about a prediction."""
+
+    HOLDS = "holds"  # the interval covers it, and does not cover what would be so without it
+    UNDECIDED = "undecided"  # the interval is too wide, or the miss is within the prediction's own error
+    DIFFERS = "differs"  # the interval excludes it, and its own error does not explain that
 
 
 @dataclass(frozen=True)
@@ -40,17 +49,26 @@ class SlopeResult:
     curvature: st.Estimate
 
     @property
+    def verdict(self) -> Verdict:
+        """What the intervals say about the theorem's exponent."""
+        if self.measured.covers(self.theory) or self.corrected.covers(self.theory):
+            return Verdict.HOLDS
+        return Verdict.UNDECIDED if self.measured.covers(self.finite) else Verdict.DIFFERS
+
+    @property
     def judgement(self) -> str:
-        """How the interval stands to the theorem's exponent."""
-        gap = abs(self.measured.value - self.theory)
+        """How the intervals stand to the theorem's exponent, in words."""
         if self.measured.covers(self.theory):
             return "covers the theorem's exponent"
         if self.corrected.covers(self.theory):
-            return "covers the theorem's exponent once unlearned signal is counted as noise"
-        if self.measured.covers(self.finite) or abs(self.measured.value - self.finite) < 0.25 * gap:
             return (
-                "explained: the deterministic equivalent has the slope "
-                f"{self.finite:.4f} over these finite n and tends to {self.theory:.4f}"
+                "covers the theorem's exponent once unlearned signal is counted as noise: "
+                f"{self.corrected.value:.4f} [{self.corrected.low:.4f}, {self.corrected.high:.4f}]"
+            )
+        if self.measured.covers(self.finite):
+            return (
+                "undecided: the interval excludes it, and covers the slope "
+                f"{self.finite:.4f} that the deterministic equivalent has over these finite n"
             )
         return "differs from the theorem's exponent and from the finite-n prediction"
 
@@ -65,7 +83,37 @@ class SlopeResult:
             "range": list(self.sizes),
             "curvature": {"value": self.curvature.value, "ci": self.curvature.ci},
             "judgement": self.judgement,
+            "verdict": self.verdict.value,
         }
+
+
+def gain_verdict(ci: list[float], theory: float, predicted: float) -> Verdict:
+    """What the interval of a gain says about the predicted |H|.
+
+    ``|H|`` is the limit as eps -> 0; its systematic error at the eps measured is stated by the exact spectra,
+    whose gain there is ``predicted``. An interval that covers |H| and also 1 tells nothing; one that misses
+    |H| by no more than that error, and towards the prediction, decides nothing.
+
+    Parameters
+    ----------
+    ci : list of float
+        Ends of the interval.
+    theory : float
+        |H|.
+    predicted : float
+        Gain of the deterministic equivalent at the same eps.
+
+    Returns
+    -------
+    Verdict
+    """
+    low, high = ci
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Verdict.UNDECIDED
+    if low <= theory <= high:
+        return Verdict.UNDECIDED if low <= 1.0 <= high else Verdict.HOLDS
+    foreseen = math.isfinite(predicted) and low <= max(theory, predicted) and high >= min(theory, predicted)
+    return Verdict.UNDECIDED if foreseen else Verdict.DIFFERS
 
 
 def fit_slope(plan: CurvePlan, study: xr.Dataset, group: int) -> SlopeResult | None:
@@ -123,6 +171,7 @@ def group_records(plan: CurvePlan, study: xr.Dataset, *, delta: float) -> list[d
                     "theory": plan.exponent(h),
                     "range": [None, None],
                     "judgement": "fewer than three sample sizes in the asymptotic range; extend --n-grid",
+                    "verdict": Verdict.UNDECIDED.value,
                 }
                 if fitted is None
                 else fitted.record(),
@@ -158,6 +207,7 @@ def gain_records(plan: CurvePlan, study: xr.Dataset) -> list[dict[str, Any]]:
                     "ci": estimate.ci,
                     "theory": theory,
                     "predicted": finite,
+                    "verdict": None if theory is None else gain_verdict(estimate.ci, theory, finite).value,
                 }
             )
     return records

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from analyses.complexity import statistics as st
+from analyses.drawing import Figure, LogLocator, NullFormatter
 
 # Okabe-Ito: distinguishable for colour-blind readers and in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -169,16 +168,3 @@ def network_figure(document: dict[str, Any]) -> Figure | None:
         f"{network['group']}, {network['seeds']} seeds",
     )
     return figure
-
-
-def all_figures(document: dict[str, Any], study: xr.Dataset) -> dict[str, Figure]:
-    """Every figure that the document has data for, by caption."""
-    found = {
-        "Learning curves": learning_curves(document),
-        "Collapse": learning_curves(document, collapsed=True),
-        "Gains": gain_figure(document),
-        "Second term": second_term_figure(document, study),
-        "Exponents": exponent_figure(document),
-        "Network": network_figure(document),
-    }
-    return {name: figure for name, figure in found.items() if figure is not None}

@@ -109,7 +109,11 @@ def exponent_table(thetas: Sequence[float], kappas: Sequence[float], run: Runner
                     "s": plan.s,
                     "noise": noise,
                     "second_term_would_dominate": theta * (kappa + 1) > 1,
-                    **(fitted.record() if fitted else {"value": None, "judgement": "no asymptotic range"}),
+                    **(
+                        fitted.record()
+                        if fitted
+                        else {"value": None, "judgement": "no asymptotic range", "verdict": "undecided"}
+                    ),
                 }
             )
     return rows
@@ -241,7 +245,9 @@ def fixed_s(space: str, groups: Sequence[str], s: float, run: Runner) -> dict[st
                 "kappa": 2 * s / action.quotient_dim - 1,
                 "n": plan.samples[h],
                 "risk_mean": st.scheduled_risk(study)[h].mean(axis=1),
-                "slope": fitted.record() if fitted else {"value": None, "theory": plan.exponent(h)},
+                "slope": fitted.record()
+                if fitted
+                else {"value": None, "theory": plan.exponent(h), "verdict": "undecided"},
             }
         )
     return {"space": space, "s": s, "noise": plan.noise, "groups": rows}

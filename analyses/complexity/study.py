@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from analyses.complexity.curve_results import gain_records, group_records, secon
 from analyses.complexity.curves import run_curves
 from analyses.complexity.plan import CurvePlan, make_plan
 from analyses.complexity.verdict import verdict
+from analyses.step_jobs import dask_cluster
 from analyses.studies import Progress, plain, provenance, silent
 from manifold.actions import FiniteAction, GroupAction
-from manifold.errors import InputError, RhoscopeError
+from manifold.errors import InputError
 from manifold.homogeneous import SpectralSpace
 from manifold.invariants import invariant_basis
 from manifold.named_actions import default_chain, named_action
@@ -165,28 +165,6 @@ def check_chain(plan: CurvePlan) -> None:
             )
 
 
-@contextmanager
-def backend(address: str | None) -> Iterator[None]:
-    """Run joblib on a Dask cluster if an address is given.
-
-    Raises
-    ------
-    RhoscopeError
-        If distributed is not installed.
-    """
-    if address is None:
-        yield
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise RhoscopeError("--dask: install the extra: pip install 'rhoscope[dask]'") from error
-    from joblib import parallel_config
-
-    with Client(address), parallel_config(backend="dask"):
-        yield
-
-
 def run_study(
     plan: StudyPlan, *, parts: Path | None = None, progress: Progress = silent
 ) -> tuple[xr.Dataset, dict[str, Any]]:
@@ -206,7 +184,7 @@ def run_study(
         The JSON document of the command.
     """
     options, curves = plan.options, plan.curves
-    with backend(options.dask):
+    with dask_cluster(options.dask):
         study = run_curves(curves, workers=options.workers, parts=parts, progress=progress)
         document: dict[str, Any] = {
             "space": curves.actions[0].space.name,
@@ -240,6 +218,8 @@ def run_study(
     document["verdict"] = verdict(document)
     document["provenance"] = provenance(seed=options.seed)
     study = study.assign_attrs(
+        study="complexity",
+        summary=json.dumps(plain(document)),
         verdict=json.dumps(plain(document["verdict"])),
         regimes=json.dumps(plain(document.get("regimes"))),
         network=json.dumps(plain(document.get("network"))),
@@ -254,11 +234,12 @@ def summary(document: dict[str, Any]) -> str:
     lines = [found["statement"]]
     titles = {
         "holds": "Holds",
+        "undecided": "Undecided",
         "slack": "Slack",
         "excluded": "Excluded by the data",
         "notes": "Notes",
     }
     for key, title in titles.items():
-        if found[key]:
+        if found.get(key):
             lines += ["", f"{title}:"] + [f"  - {sentence}" for sentence in found[key]]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+KINDS = {"holds": "holds", "undecided": "undecided", "differs": "excluded"}  # where a verdict is listed
 STATEMENT = "n = Theta(max{ vol(M/G) / eps^(1 + 1/(theta (kappa + 1))), log(1/delta) / eps^2 })"
 
 
@@ -21,11 +22,14 @@ def verdict(document: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``statement``, ``holds``, ``slack``, ``excluded``, ``notes``: lists of sentences; and
+        ``statement``, ``holds``, ``undecided``, ``slack``, ``excluded``, ``notes``: lists of sentences. What
+        holds and what is excluded follows from 95 % intervals alone; and
         ``prediction``: largest relative error of the deterministic equivalent above and below the
         target's Nyquist rate.
     """
-    result: dict[str, Any] = {"statement": STATEMENT, "holds": [], "slack": [], "excluded": [], "notes": []}
+    result: dict[str, Any] = {
+        "statement": STATEMENT, "holds": [], "undecided": [], "slack": [], "excluded": [], "notes": []
+    }  # fmt: skip
     result["prediction"] = _prediction(document["groups"])
     for part in (_weyl, _exponents, _gains, _second_term):
         for kind, sentence in part(document):
@@ -42,7 +46,7 @@ def verdict(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prediction(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Largest |prediction error| beyond twice the standard error of the measurement is not subtracted."""
+    """Largest relative error of the prediction against the measured means, whose own error is in it."""
     above, below = [], []
     for group in groups:
         error = np.abs(group["prediction_error"])
@@ -70,9 +74,8 @@ def _exponents(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if slope["value"] is None:
             yield "notes", f"{group['name']}: no exponent; {slope['judgement']}."
             continue
-        good = not slope["judgement"].startswith("differs")
         yield (
-            "holds" if good else "excluded",
+            KINDS[slope["verdict"]],
             f"Risk exponent of {group['name']} (d' = {group['quotient_dim']}): {_interval(slope)} for n in "
             f"{slope['range'][0]}..{slope['range'][1]} against {slope['theory']:.4f}: {slope['judgement']}.",
         )
@@ -88,16 +91,12 @@ def _gains(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 f"{gain['group']}: gain {_ratio(gain)} over these eps; it grows as eps -> 0 (d' differs).",
             )
             continue
-        close = abs(gain["ratio"] / gain["theory"] - 1) <= 0.03
-        sharp = (gain["ci"][1] - gain["ci"][0]) / 2 <= 0.03 * gain["ratio"]
-        # Fixed points add a boundary term to the count: such gains approach |H| only slowly.
-        foreseen = abs(gain["ratio"] / gain["predicted"] - 1) <= 0.01
-        kind = "holds" if close and sharp else ("notes" if foreseen or not sharp else "excluded")
+        kind = KINDS[gain["verdict"]]
         yield (
             kind,
             f"Gain of {gain['group']} on the fixed target: {_ratio(gain)} against |H| = {gain['theory']:.4g}"
-            + ("" if close else f"; the exact spectra predict {gain['predicted']:.3f} at these eps")
-            + ("" if sharp else " (interval wider than 3 %: more trials needed)")
+            + ("" if kind == "holds" else f"; the exact spectra predict {gain['predicted']:.3f} at these eps")
+            + ("; the interval covers 1 as well" if gain["ci"][0] <= 1 <= gain["ci"][1] else "")
             + ".",
         )
 
@@ -118,7 +117,7 @@ def _second_term(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         high, low = row["epsilon_range"]
         if first >= 2 or power["high"] >= 2:
             yield (
-                "notes",
+                "undecided",
                 f"Second term undecided at delta = {row['delta']:g}: measured power {power['value']:.3f}.",
             )
             continue
@@ -136,15 +135,16 @@ def _second_term(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "As an upper bound the term is harmless; as part of a Theta, ridge regression does not need it.",
         )
     worst = test["rows"][-1]
+    excess, limit = worst["excess_times_n_over_sigma2"], worst["chi_square_bound"]
+    below = excess["high"] < limit
+    stands = "below" if below else "above" if excess["low"] > limit else "not told apart from"
     yield (
         "notes",
         f"What delta costs: at the smallest eps the (1 - {worst['delta']:g})-quantile is "
         f"{worst['quantile_over_mean']['value']:.3f} times the mean risk, an excess of "
-        f"{worst['excess_times_n_over_sigma2']['value']:.3g} sigma^2/n, "
-        + ("below" if worst["excess_times_n_over_sigma2"]["value"] < worst["chi_square_bound"] else "above")
-        + f" the chi-square bound 2 sqrt(D L) + 2 L = {worst['chi_square_bound']:.3g} with D degrees of "
-        "freedom and L = log(1/delta): that costs n = O(sigma^2 L / eps), one power of eps less than "
-        "claimed.",
+        f"{excess['value']:.3g} [{excess['low']:.3g}, {excess['high']:.3g}] sigma^2/n, {stands} the "
+        f"chi-square bound 2 sqrt(D L) + 2 L = {limit:.3g} with D degrees of freedom and L = log(1/delta)"
+        + (": that costs n = O(sigma^2 L / eps), one power of eps less than claimed." if below else "."),
     )
 
 
@@ -152,14 +152,14 @@ def _regimes(regimes: dict[str, Any]) -> Iterator[tuple[str, str]]:
     cells = regimes.get("exponents") or []
     if cells:
         plain = sum(c["judgement"] == "covers the theorem's exponent" for c in cells)
-        covers = sum(c["judgement"].startswith("covers") for c in cells)
-        explained = sum(c["judgement"].startswith("explained") for c in cells)
+        verdicts = [c["verdict"] for c in cells]
+        holds, differ = verdicts.count("holds"), verdicts.count("differs")
         yield (
-            "holds" if covers + explained == len(cells) else "excluded",
-            f"Exponent table: {covers} of {len(cells)} intervals cover -theta s/(theta s + d'/2) "
-            f"({plain} as they are, {covers - plain} once unlearned signal is counted as noise), "
-            f"{explained} more have the slope of the deterministic equivalent at these n, "
-            f"{len(cells) - covers - explained} differ.",
+            _together(verdicts),
+            f"Exponent table: {holds} of {len(cells)} intervals cover -theta s/(theta s + d'/2) "
+            f"({plain} as they are, {holds - plain} once unlearned signal is counted as noise), "
+            f"{len(cells) - holds - differ} are undecided (they have the slope of the deterministic "
+            f"equivalent at these n, or no asymptotic range), {differ} differ.",
         )
     for row in regimes.get("saturation") or []:
         yield (
@@ -171,8 +171,13 @@ def _regimes(regimes: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "notes",
             f"Without noise the exponent is {_interval(quiet)} for the mean and "
-            f"{_interval(quiet['median'])} for the median over designs, near {quiet['expected']:g} and not "
-            f"{quiet['theorem_with_noise']:.3f}: the theorem needs sigma > 0.",
+            f"{_interval(quiet['median'])} for the median over designs, against {quiet['expected']:g} "
+            f"without noise and {quiet['theorem_with_noise']:.3f} with it"
+            + (
+                ": the theorem needs sigma > 0."
+                if quiet["median"]["ci"][1] < quiet["theorem_with_noise"]
+                else "."
+            ),
         )
     if zero := regimes.get("kappa_zero"):
         first, last = zero["rows"][0], zero["rows"][-1]
@@ -190,11 +195,8 @@ def _regimes(regimes: dict[str, Any]) -> Iterator[tuple[str, str]]:
             for g in case["groups"]
             if g["slope"]["value"] is not None
         ]
-        good = len(parts) == len(case["groups"]) and not any(
-            g["slope"]["judgement"].startswith("differs") for g in case["groups"]
-        )
         yield (
-            "holds" if good else "notes",
+            _together([g["slope"]["verdict"] for g in case["groups"]]),
             f"{case['space']} at fixed s = {case['s']:g}, an infinite group changes the exponent through d': "
             + "; ".join(parts)
             + ".",
@@ -209,6 +211,13 @@ def _regimes(regimes: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"deterministic equivalent is up to {_percent(abs(nyquist['worst_below_or_near']))} too low; "
             f"above eight times it, within {_percent(nyquist['worst_above'])}.",
         )
+
+
+def _together(verdicts: list[str]) -> str:
+    """Where a sentence on several verdicts is listed: it holds if all do, and is excluded if one is."""
+    if "differs" in verdicts:
+        return KINDS["differs"]
+    return KINDS["holds"] if set(verdicts) == {"holds"} else KINDS["undecided"]
 
 
 def _network(network: dict[str, Any] | None) -> Iterator[str]:

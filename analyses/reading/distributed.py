@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from analyses.reading.allowlist import DTYPES, Global, Record
+from analyses.reading.allowlist import DTYPES, Global, Record, TensorRef, Unread
 from analyses.reading.pickles import Interpreter
 from analyses.reading.sources import NUMPY, Content, Source, StoredTensor
-from analyses.reading.statedicts import EPOCH_NAMES, STEP_NAMES
 from analyses.reading.text import shown
 from analyses.reading.torch_zip import open_torch_zip
+from analyses.reading.trees import EPOCH_NAMES, STEP_NAMES
 from manifold.errors import CheckpointError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -58,6 +58,7 @@ class DistributedIndex:
 
     entries: dict[str, Record]
     pieces: dict[tuple[str, tuple[int, ...]], Piece]
+    foreign: tuple[str, ...] = ()
 
     @property
     def files(self) -> set[str]:
@@ -97,7 +98,8 @@ def read_index(source: Source) -> DistributedIndex:
     UntrustedCheckpointError
         If it asks to run code.
     """
-    metadata = _fields(Interpreter(RECORDS).run(source.read(0, source.size)), "Metadata")
+    interpreter = Interpreter(RECORDS)
+    metadata = _fields(interpreter.run(source.read(0, source.size)), "Metadata")
     entries, stored = metadata.get("state_dict_metadata"), metadata.get("storage_data")
     if not isinstance(entries, dict) or not isinstance(stored, dict) or len(stored) > MAX_CHUNKS:
         raise CheckpointError("its .metadata is damaged (no table of tensors, or too many chunks)")
@@ -111,7 +113,8 @@ def read_index(source: Source) -> DistributedIndex:
                 pieces[name, place] = Piece(file, begin, length)
             case _:
                 raise CheckpointError("its .metadata is damaged (a chunk without a place)")
-    return DistributedIndex({str(key): entry for key, entry in entries.items()}, pieces)
+    named = {str(key): entry for key, entry in entries.items()}
+    return DistributedIndex(named, pieces, tuple(interpreter.foreign))
 
 
 def open_distributed(index: DistributedIndex, sources: Mapping[str, Source]) -> Content:
@@ -137,21 +140,25 @@ def open_distributed(index: DistributedIndex, sources: Mapping[str, Source]) -> 
         if isinstance(record, Record) and record.name.endswith(".TensorStorageMetadata"):
             tree[key] = _tensor(key, record, index, sources)
         elif key in (*STEP_NAMES, *EPOCH_NAMES) and (key, ()) in index.pieces:
-            tree[key] = _open_piece(index.pieces[key, ()], sources).tree
-    return Content("torch-distributed", tree)
+            content = _open_piece(index.pieces[key, ()], sources)
+            leaf = content.tree
+            tree[key] = content.resolve(leaf) if isinstance(leaf, TensorRef) else leaf
+    return Content("torch-distributed", tree, foreign=index.foreign)
 
 
 def _open_piece(piece: Piece, sources: Mapping[str, Source]) -> Content:
     return open_torch_zip(Source.of_bytes(sources[piece.file].read(piece.offset, piece.length)))
 
 
-def _tensor(key: str, record: Record, index: DistributedIndex, sources: Mapping[str, Source]) -> StoredTensor:
+def _tensor(
+    key: str, record: Record, index: DistributedIndex, sources: Mapping[str, Source]
+) -> StoredTensor | Unread:
     state = _fields(record, "TensorStorageMetadata")
     properties = state.get("properties")
     dtype = properties.state[0] if isinstance(properties, Record) and properties.state else None
     name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else None
     if name not in DTYPES:
-        raise CheckpointError(f"tensor {shown(key)} has the dtype {shown(name)}, which is not read")
+        return Unread(f"dtype {shown(name)}")
     shape = _naturals(state.get("size"))
     chunks = state.get("chunks")
     if not isinstance(chunks, list) or not chunks:
@@ -178,8 +185,11 @@ def _loader(
 ) -> Callable[[], np.ndarray]:
     def chunks() -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         for offsets, sizes, piece in places:
-            held = _open_piece(piece, sources).tree
-            if not isinstance(held, StoredTensor) or (held.dtype, held.shape) != (dtype, sizes):
+            content = _open_piece(piece, sources)
+            if not isinstance(content.tree, TensorRef):
+                raise CheckpointError(f"a chunk of tensor {shown(key)} is no tensor")
+            held = content.resolve(content.tree)
+            if (held.dtype, held.shape) != (dtype, sizes):
                 raise CheckpointError(f"a chunk of tensor {shown(key)} is not what .metadata says")
             yield tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True)), held.load()
 

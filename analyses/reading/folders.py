@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analyses.reading.allowlist import TensorRef
 from analyses.reading.containers import open_content
 from analyses.reading.distributed import open_distributed, read_index
 from analyses.reading.sources import Content, SourceFile
@@ -34,7 +35,7 @@ class Opened:
     """A checkpoint whose files are open, and how to read their directories."""
 
     sources: dict[str, SourceFile]
-    content: Callable[[], Content]
+    content: Callable[..., Content]  # of ``check``: whether to compare the checksums of the numbers
 
     @property
     def size(self) -> int:
@@ -78,13 +79,13 @@ def open_checkpoint(path: Path, max_bytes: int) -> Iterator[Opened]:
         if path.name == ".metadata":
             index = read_index(first)
             data = _open_all(stack, path.parent, index.files, max_bytes - first.size)
-            yield Opened({path.name: first, **data}, lambda: open_distributed(index, data))
+            yield Opened({path.name: first, **data}, lambda check=True: open_distributed(index, data))
         elif path.name.endswith(".index.json"):
             weights = _read_index(first)
             shards = _open_all(stack, path.parent, set(weights.values()), max_bytes - first.size)
-            yield Opened({path.name: first, **shards}, lambda: _merge(weights, shards))
+            yield Opened({path.name: first, **shards}, lambda check=True: _merge(weights, shards, check))
         else:
-            yield Opened({path.name: first}, lambda: open_content(first))
+            yield Opened({path.name: first}, lambda check=True: open_content(first, check=check))
 
 
 def _open_all(stack: ExitStack, folder: Path, names: set[str], max_bytes: int) -> dict[str, SourceFile]:
@@ -103,25 +104,30 @@ def _open_all(stack: ExitStack, folder: Path, names: set[str], max_bytes: int) -
     return sources
 
 
-def _merge(weights: dict[str, str], shards: dict[str, SourceFile]) -> Content:
-    contents = {name: open_content(source) for name, source in shards.items()}
+def _merge(weights: dict[str, str], shards: dict[str, SourceFile], check: bool) -> Content:
+    contents = {name: open_content(source, check=check) for name, source in shards.items()}
     tree: dict[str, Any] = {}
     for key, shard in weights.items():
         held = contents[shard].tree
         if not isinstance(held, dict) or key not in held:
             raise CheckpointError(f"its index names {shown(key)}, which {shown(shard)} does not hold")
-        tree[key] = held[key]
-    return Content(f"sharded {next(iter(contents.values())).format}", tree)
+        tree[key] = _resolved(held[key], contents[shard])
+    foreign = tuple(dict.fromkeys(name for content in contents.values() for name in content.foreign))
+    return Content(f"sharded {next(iter(contents.values())).format}", tree, foreign=foreign)
+
+
+def _resolved(leaf: Any, content: Content) -> Any:
+    return content.resolve(leaf) if isinstance(leaf, TensorRef) else leaf
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
     """Whether a folder is one checkpoint (not a collection of them)."""
-    return any((folder / name).is_file() for name in FOLDER_NAMES)
+    return any(os.path.isfile(folder / name) for name in FOLDER_NAMES)
 
 
 def _inside(folder: Path) -> Path:
     for name in FOLDER_NAMES:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise CheckpointError(
         f"it is a folder without a checkpoint of a known name ({', '.join(FOLDER_NAMES)}); name a file in it"

@@ -1,21 +1,22 @@
 """Read the pickle inside a checkpoint without running anything: an interpreter that only knows data.
 
 Python's own unpickler imports and calls whatever a file names. `Interpreter` instead walks the opcodes
-that `pickletools.genops` decodes and keeps plain containers, numbers and strings; a global is only ever
+(decoded by `pickletools`) and keeps plain containers, numbers and strings; a global is only ever
 compared with a table of names, never imported, and a "call" only ever builds one of the records of
-`analyses.reading.allowlist`.
+`analyses.reading.allowlist`: for a class that is not known there, an inert `Record`.
+Every instruction takes at least one byte and constant work, so a pickle takes time in proportion to its size.
 That is stricter than ``torch.load(weights_only=True)`` (which does import torch and call its rebuild
 functions) and needs no torch, so the process that reads strangers' files starts in a tenth of a second.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from analyses.reading.allowlist import (
-    ALLOWED,
     BUILDERS,
     NOT_DENSE,
     STORAGES,
@@ -23,13 +24,18 @@ from analyses.reading.allowlist import (
     Malformed,
     Record,
     StorageRef,
+    TensorRef,
+    Unread,
+    canonical,
+    is_known,
+    is_unsafe,
 )
 from analyses.reading.text import shown
 from manifold.errors import CheckpointError, UntrustedCheckpointError
 
-MAX_PICKLE_BYTES = 64 << 20
-MAX_INSTRUCTIONS = 300_000
+MAX_PICKLE_BYTES = 64 << 20  # a minute of work and a gigabyte at the very worst, seven million logged numbers
 MAX_NAMED = 5
+KEY_ITEMS = 8  # longest tuple that is shown as a key
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PUSHES = frozenset(
@@ -38,13 +44,26 @@ _PUSHES = frozenset(
 )
 
 
-def _plain_key(key: Any) -> Any:
-    """A key that is cheap to hash: numbers can be made to collide, nested tuples to exhaust the C stack."""
+def _plain_key(key: Any, place: int) -> Any:
+    """A key that is cheap to hash: numbers can be made to collide, nested tuples to exhaust the C stack.
+
+    Keys that cannot be shown in few letters get the number of their place, so that no two become one.
+    """
     if isinstance(key, (str, Record)):
         return key
-    if isinstance(key, int) and abs(key) < 1 << 63:
+    if _simple(key):
         return str(key)
-    return f"<{type(key).__name__}>"
+    if isinstance(key, tuple) and len(key) <= KEY_ITEMS and all(_simple(k) or _short(k) for k in key):
+        return f"({', '.join(map(str, key))})"
+    return f"<{type(key).__name__} {place}>"
+
+
+def _simple(key: Any) -> bool:
+    return key is None or isinstance(key, float) or (isinstance(key, int) and abs(key) < 1 << 63)
+
+
+def _short(key: Any) -> bool:
+    return isinstance(key, str) and len(key) <= 80
 
 
 class Interpreter:
@@ -53,7 +72,12 @@ class Interpreter:
     Parameters
     ----------
     records : frozenset of str
-        Further class names that may appear; their instances become `Record`.
+        Class names that the caller expects; like all others their instances become `Record`.
+
+    Attributes
+    ----------
+    foreign : dict of str to None
+        Names that are neither known nor expected, in order of appearance.
     """
 
     def __init__(self, records: frozenset[str] = frozenset()):
@@ -61,8 +85,7 @@ class Interpreter:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.foreign: dict[str, None] = {}  # names outside the allow-list, in order of appearance
-        self.not_dense: dict[str, None] = {}
+        self.foreign: dict[str, None] = {}
 
     def run(self, data: bytes) -> Any:
         """Value described by a pickle.
@@ -75,14 +98,14 @@ class Interpreter:
         Returns
         -------
         Any
-            Nested dicts, lists, tuples, numbers, strings, `TensorRef`, `Record`, `Global`.
+            Nested dicts, lists, tuples, numbers, strings, `TensorRef`, `Unread`, `Record`, `Global`.
 
         Raises
         ------
         UntrustedCheckpointError
-            If it names anything outside the allow-list; all those names are in the message.
+            If it mentions what runs programs, opens files or evaluates text; those names are in the message.
         CheckpointError
-            If it is damaged, too long, or holds tensors that are not dense.
+            If it is damaged or too long.
         """
         damage = ""
         try:
@@ -93,15 +116,9 @@ class Interpreter:
             value, damage = None, f"{error}" if isinstance(error, Malformed) else type(error).__name__
             for name in named_globals(data):
                 self._global(name)
-        if self.foreign:
-            names = [shown(name) for name in self.foreign]
-            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            raise UntrustedCheckpointError(
-                f"its pickle wants to import {', '.join(names[:MAX_NAMED])}{more}; nothing was executed. "
-                "Save plain tensors instead: torch.save(model.state_dict(), path) or safetensors"
-            )
-        if self.not_dense:
-            raise CheckpointError(f"it holds {next(iter(self.not_dense))}; only dense tensors are read")
+        unsafe = [name for name in self.foreign if is_unsafe(name)]
+        if unsafe:
+            raise UntrustedCheckpointError(wanted(unsafe))
         if damage:
             raise CheckpointError(f"its pickle is damaged or not one that torch.save writes ({damage})")
         return value
@@ -109,45 +126,66 @@ class Interpreter:
     def _run(self, data: bytes) -> Any:
         if len(data) > MAX_PICKLE_BYTES:
             raise Malformed(f"{len(data)} bytes of pickle, more than {MAX_PICKLE_BYTES}")
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count >= MAX_INSTRUCTIONS:
-                raise Malformed(f"more than {MAX_INSTRUCTIONS} instructions")
-            if opcode.name == "STOP":
+        file = io.BytesIO(data)
+        handlers = self._handlers()
+        while True:
+            code = file.read(1)
+            if code == b".":
                 return self.stack.pop()
-            self._step(opcode.name, argument)
-        raise Malformed("no end")
+            if code not in handlers:
+                raise Malformed(f"opcode {code!r}" if code else "no end")
+            handle, read = handlers[code]
+            handle(read(file) if read is not None else None)
 
-    def _step(self, name: str, argument: Any) -> None:
-        if name in _PUSHES:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name])
-        elif name in ("PROTO", "FRAME"):
-            pass
-        else:
-            handler = getattr(self, f"_op_{name.lower()}", None)
-            if handler is None:
-                raise Malformed(f"opcode {name}")
-            handler(argument)
+    def _handlers(self) -> dict[bytes, tuple[Callable[[Any], None], Callable[[BinaryIO], Any] | None]]:
+        """What to do at each opcode, and how to read its argument."""
+        found = {}
+        for opcode in pickletools.opcodes:
+            handle = getattr(self, f"_op_{opcode.name.lower()}", None)
+            if opcode.name in _PUSHES:
+                handle = self._push
+            elif opcode.name in _CONSTANTS:
+                handle = self._pusher(_CONSTANTS[opcode.name])
+            if handle is not None:
+                read = opcode.arg.reader if opcode.arg is not None else None
+                found[opcode.code.encode("latin-1")] = handle, read
+        return found
+
+    def _push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def _pusher(self, constant: Any) -> Callable[[Any], None]:
+        return lambda _: self.stack.append(constant)
+
+    def _op_proto(self, _: int) -> None:
+        pass
+
+    _op_frame = _op_proto
 
     # -- names and calls ---------------------------------------------------------------------------
     def _global(self, dotted: str) -> Global:
-        if dotted.startswith("__builtin__."):  # the Python 2 name that protocol 2 writes
-            dotted = "builtins." + dotted.removeprefix("__builtin__.")
-        if dotted in NOT_DENSE:
-            self.not_dense.setdefault(NOT_DENSE[dotted])
-        elif dotted not in ALLOWED and dotted not in self.records:
-            self.foreign.setdefault(dotted)
-        return Global(dotted)
+        name = canonical(dotted)
+        if not is_known(name) and name not in self.records:
+            self.foreign.setdefault(name)
+        return Global(name)
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        if not isinstance(arguments, tuple):
+            raise Malformed("a call without a tuple of arguments")
+        if isinstance(function, Record):  # of what another call returned: a nested class, a bound method
+            return Record(function.name, arguments)
+        if not isinstance(function, Global):
             raise Malformed("a call of something that is no name")
+        if function.name in NOT_DENSE:
+            return Unread(NOT_DENSE[function.name])
         if function.name in BUILDERS:
             try:
                 return BUILDERS[function.name](*arguments)
             except TypeError as error:
                 raise Malformed(f"bad arguments for {function.name}") from error
+        first = arguments[0] if arguments else None
+        if function.name == "copyreg._reconstructor" and isinstance(first, Global):
+            return Record(first.name)
         return Record(function.name, arguments)
 
     def _op_global(self, argument: str) -> None:
@@ -181,7 +219,8 @@ class Interpreter:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Record):
             target.state = state
-        elif not isinstance(target, dict):  # a dict's attributes (``_metadata`` of a state dict) are dropped
+        elif not isinstance(target, (dict, TensorRef, Unread, type(None))):
+            # What else an object carries (``_metadata`` of a state dict, attributes of a tensor) is dropped.
             raise Malformed("state for something that has none")
 
     def _extension(self, argument: int) -> None:
@@ -269,9 +308,9 @@ class Interpreter:
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(items)
-        elif not isinstance(target, Record):
+        if isinstance(target, (list, Record)):
+            (target if isinstance(target, list) else target.elements).extend(items)
+        elif target is not None:
             raise Malformed("items for something that is no list")
 
     def _op_setitem(self, _: None) -> None:
@@ -285,12 +324,13 @@ class Interpreter:
         target = self.stack[-1]
         if len(items) % 2:
             raise Malformed("a key without a value")
-        if isinstance(target, (Record, type(None))):
+        if target is None:
             return
-        if not isinstance(target, dict):
+        entries = target.entries if isinstance(target, Record) else target
+        if not isinstance(entries, dict):
             raise Malformed("entries for something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_plain_key(key)] = value
+            entries[_plain_key(key, len(entries))] = value
 
     # -- memo --------------------------------------------------------------------------------------
     def _op_put(self, index: int) -> None:
@@ -309,6 +349,16 @@ class Interpreter:
     _op_binget = _op_long_binget = _op_get
 
 
+def wanted(names: list[str]) -> str:
+    """The sentence of a refusal that names what a pickle mentions."""
+    listed = [shown(name) for name in names[:MAX_NAMED]]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return (
+        f"its pickle wants to import {', '.join(listed)}{more}; nothing was executed. "
+        "Save plain tensors instead: torch.save(model.state_dict(), path) or safetensors"
+    )
+
+
 def named_globals(data: bytes) -> Iterator[str]:
     """Names that the readable part of a (possibly damaged) pickle imports, without interpreting it.
 
@@ -325,9 +375,7 @@ def named_globals(data: bytes) -> Iterator[str]:
     pushed: tuple[Any, Any] = (None, None)
     memo: dict[int, Any] = {}
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count >= MAX_INSTRUCTIONS:
-                return
+        for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("GLOBAL", "INST"):
                 yield argument.replace(" ", ".", 1)
             elif opcode.name == "STACK_GLOBAL" and all(isinstance(item, str) for item in pushed):

@@ -39,11 +39,27 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Content:
-    """What a container holds: its format, a tree of dicts with `StoredTensor` leaves, text metadata."""
+    """What a container holds.
+
+    Parameters
+    ----------
+    format : str
+    tree : Any
+        Nested containers and records whose leaves are tensors: `StoredTensor`, or what ``resolve`` turns
+        into one.
+    metadata : dict of str to str
+        Text stored with it.
+    resolve : callable
+        A leaf as a `StoredTensor`, checked against the file.
+    foreign : tuple of str
+        Classes and functions that the file mentions and that stayed inert.
+    """
 
     format: str
     tree: Any
     metadata: dict[str, str] = field(default_factory=dict)
+    resolve: Callable[[Any], StoredTensor] = lambda leaf: leaf
+    foreign: tuple[str, ...] = ()
 
 
 class Source:

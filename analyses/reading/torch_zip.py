@@ -6,10 +6,10 @@ import itertools
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from analyses.reading.sources import NUMPY, Content, Source, StoredTensor
 from analyses.reading.text import shown
 from manifold.errors import CheckpointError, UntrustedCheckpointError
 
-MAX_ENTRIES = 20_000
-MAX_DIRECTORY_BYTES = 8 << 20
+CHECK_BYTES = 1 << 20  # read at once
+ENTRY_BYTES = 100  # the least that an entry takes: local and central header with a name
+MAX_DIRECTORY_BYTES = 64 << 20  # what is parsed at once, about half a million tensors
 
 
 @contextmanager
@@ -43,14 +44,17 @@ def _check_directory_size(source: Source) -> None:
         if tail[:4] != b"PK\x06\x06":
             raise CheckpointError("its zip archive is damaged (64-bit end record)")
         entries, size = struct.unpack_from("<QQ", tail, 32)
-    if entries > MAX_ENTRIES or size > MAX_DIRECTORY_BYTES:
-        raise CheckpointError(f"its zip archive claims {entries} entries, more than {MAX_ENTRIES}")
+    if entries > source.size // ENTRY_BYTES + 1 or size > min(source.size, MAX_DIRECTORY_BYTES):
+        raise CheckpointError(
+            f"its zip archive claims {entries} entries in {size} bytes of directory, more than fit"
+        )
 
 
 def _check_entry(info: zipfile.ZipInfo, source: Source) -> None:
     name = info.orig_filename
     parts = name.split("/")
-    if "\0" in name or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+    drive = name[1:2] == ":" and name[:1].isalpha()  # other colons are times in the file's name
+    if "\0" in name or "\\" in name or drive or name.startswith("/") or ".." in parts:
         raise UntrustedCheckpointError(f"its zip archive has an entry with the unsafe name {shown(name)}")
     if info.flag_bits & 0x1:
         raise CheckpointError(f"zip entry {shown(name)} is encrypted")
@@ -67,8 +71,6 @@ def _check_entry(info: zipfile.ZipInfo, source: Source) -> None:
 
 def _check_entries(archive: zipfile.ZipFile, source: Source) -> dict[str, zipfile.ZipInfo]:
     entries: dict[str, zipfile.ZipInfo] = {}
-    if len(archive.infolist()) > MAX_ENTRIES:
-        raise CheckpointError(f"its zip archive has more than {MAX_ENTRIES} entries")
     for info in archive.infolist():
         _check_entry(info, source)
         if info.filename in entries:
@@ -80,26 +82,22 @@ def _check_entries(archive: zipfile.ZipFile, source: Source) -> dict[str, zipfil
             raise UntrustedCheckpointError(
                 f"zip entries {shown(first.filename)} and {shown(second.filename)} overlap"
             )
-    for info in entries.values():  # reading to the end is what compares the CRC
-        with archive.open(info) as member:
-            while member.read(1 << 20):
-                pass
     return entries
 
 
-def open_torch_zip(source: Source, records: frozenset[str] = frozenset()) -> Content:
+def open_torch_zip(source: Source, *, check: bool = True) -> Content:
     """Read the directory and the pickle of a torch zip file.
 
     Parameters
     ----------
     source : Source
-    records : frozenset of str
-        Further class names allowed in the pickle (see `analyses.reading.pickles.Interpreter`).
+    check : bool
+        Compare the checksums of all entries, not only of the pickle.
 
     Returns
     -------
     Content
-        Its tree is what was saved, tensors as `StoredTensor`.
+        Its tree is what was saved, tensors as `TensorRef`.
 
     Raises
     ------
@@ -113,16 +111,19 @@ def open_torch_zip(source: Source, records: frozenset[str] = frozenset()) -> Con
         with zipfile.ZipFile(source.file) as archive:
             _refuse_other_archives(set(archive.namelist()))
             entries = _check_entries(archive, source)
+            if check:
+                for info in entries.values():
+                    _check_numbers(source, info)
             root = _root_folder(set(entries))
             order = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in entries else b"little"
             if order not in (b"little", b"big"):
                 raise CheckpointError(f"it has an unknown byte order {shown(order)}")
             if entries[f"{root}/data.pkl"].file_size > MAX_PICKLE_BYTES:
                 raise CheckpointError(f"its pickle is larger than {MAX_PICKLE_BYTES} bytes")
-            value = Interpreter(records).run(archive.read(f"{root}/data.pkl"))
-    offsets = {name: _data_offset(source, info) for name, info in entries.items()}
-    reader = _TorchStorages(source, f"{root}/data/", entries, offsets, "<" if order == b"little" else ">")
-    return Content("torch-zip", _replace_tensors(value, reader), {})
+            interpreter = Interpreter()
+            value = interpreter.run(archive.read(f"{root}/data.pkl"))
+    reader = _TorchStorages(source, f"{root}/data/", entries, "<" if order == b"little" else ">")
+    return Content("torch-zip", value, {}, reader.tensor, tuple(interpreter.foreign))
 
 
 def _refuse_other_archives(names: set[str]) -> None:
@@ -143,8 +144,29 @@ def _root_folder(names: set[str]) -> str:
 
 
 def _data_offset(source: Source, info: zipfile.ZipInfo) -> int:
-    name, extra = struct.unpack_from("<HH", source.read(info.header_offset, 30), 26)
+    """Where the bytes of an entry begin.
+
+    Raises
+    ------
+    CheckpointError
+        If its local header names it otherwise than the directory.
+    """
+    header = source.read(info.header_offset, 30)
+    name, extra = struct.unpack_from("<HH", header, 26)
+    there = source.read(info.header_offset + 30, name)
+    if header[:4] != b"PK\x03\x04" or there.decode("utf-8" if info.flag_bits & 0x800 else "cp437") != (
+        info.orig_filename
+    ):
+        raise CheckpointError(f"its zip archive is damaged (the header of {shown(info.filename)})")
     return info.header_offset + 30 + name + extra
+
+
+def _check_numbers(source: Source, info: zipfile.ZipInfo) -> None:
+    start, found = _data_offset(source, info), 0
+    for at in range(0, info.file_size, CHECK_BYTES):
+        found = zlib.crc32(source.read(start + at, min(CHECK_BYTES, info.file_size - at)), found)
+    if found != info.CRC:
+        raise CheckpointError(f"its zip archive is damaged (the checksum of {shown(info.filename)})")
 
 
 @dataclass(frozen=True)
@@ -152,7 +174,6 @@ class _TorchStorages:
     source: Source
     prefix: str
     entries: dict[str, zipfile.ZipInfo]
-    offsets: dict[str, int]
     order: str
 
     def tensor(self, ref: TensorRef) -> StoredTensor:
@@ -174,7 +195,7 @@ class _TorchStorages:
             raise CheckpointError(f"a tensor of shape {ref.shape} reaches beyond its storage of {held} bytes")
 
         def load() -> np.ndarray:
-            start = self.offsets[name] + ref.offset * item.itemsize
+            start = _data_offset(self.source, self.entries[name]) + ref.offset * item.itemsize
             data = self.source.read(start, reach * item.itemsize)
             flat = np.frombuffer(data, dtype=item.newbyteorder(self.order)).astype(item, copy=False)
             strides = tuple(s * item.itemsize for s in ref.stride)
@@ -182,28 +203,3 @@ class _TorchStorages:
             return np.ascontiguousarray(view)
 
         return StoredTensor(ref.dtype, ref.shape, load)
-
-
-def _replace_tensors(value: Any, storages: _TorchStorages) -> Any:
-    """The dicts of a pickle with their tensors described; other objects are kept as they are.
-
-    Every dict is visited once, however often it is referred to: a small pickle may describe a tree with
-    more leaves than atoms.
-    """
-    if isinstance(value, TensorRef):
-        return storages.tensor(value)
-    copies: dict[int, dict[Any, Any]] = {}
-    waiting = [value] if isinstance(value, dict) else []
-    while waiting:
-        old = waiting.pop()
-        if id(old) not in copies:
-            copies[id(old)] = {}
-            waiting += [item for item in old.values() if isinstance(item, dict)]
-            copies[id(old)].update(old)
-    for copy in copies.values():
-        for key, item in copy.items():
-            if isinstance(item, dict):
-                copy[key] = copies[id(item)]
-            elif isinstance(item, TensorRef):
-                copy[key] = storages.tensor(item)
-    return copies.get(id(value), value)

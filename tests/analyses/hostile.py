@@ -118,6 +118,20 @@ def tensor_pickle(
     return b"\x80\x02}" + text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + tensor + b"tRs."
 
 
+def among(pickled: bytes) -> bytes:
+    """Any pickle as the value ``x`` of a dict beside an honest tensor ``w`` in storage 0."""
+    return b"\x80\x02}" + text("x") + pickled[2:-1] + b"s" + text("w") + tensor_pickle()[9:-2] + b"s."
+
+
+def stub_laughs() -> bytes:
+    """Objects of a foreign class that hold one another ten times, 30 deep; the first is in the memo."""
+    data = b""
+    for level in range(30):
+        items = b"".join(text(f"k{i}") + b"h" + bytes([level]) for i in range(10))
+        data += b"0cmy\nC\n)R}(" + items + b"ubq" + bytes([level + 1])
+    return data + b"."
+
+
 def saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)

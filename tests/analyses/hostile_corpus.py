@@ -21,6 +21,7 @@ from tests.analyses.hostile import (
     HONEST_ZIP,
     Module,
     Writer,
+    among,
     bf16_nan,
     bytes_writer,
     compressed,
@@ -48,6 +49,7 @@ from tests.analyses.hostile import (
     saved,
     script,
     sparse_bad_indices,
+    stub_laughs,
     symlink_entry,
     tar,
     tensor_pickle,
@@ -69,7 +71,6 @@ def untrusted(marker: Path) -> dict[str, Writer]:
         "bare_pickle_protocol_0": pickles["reduce_protocol_0"],
         "bare_pickle_protocol_4": b"\x80\x04\x95" + struct.pack("<Q", 60) + pickles["stack_global"][2:],
         "legacy_torch_with_module": legacy.getvalue(),
-        "whole_module": saved(Module()),
         "numpy_object": saved({"w": np.ones(2)}),
         "name_after_damage": torch_zip(b"\x80\x02R" + pickles["reduce"][2:]),
         "extension_opcode": torch_zip(b"\x80\x02\x82\x01)R."),
@@ -84,6 +85,23 @@ def untrusted(marker: Path) -> dict[str, Writer]:
         "dunder_path": torch_zip(
             b"\x80\x04" + text("torch") + text("Tensor.__init__.__globals__") + b"\x93."
         ),
+        "beside_tensors": torch_zip(among(pickles["reduce"]), {"0": bytes(8)}),
+        "eval_beside_tensors": torch_zip(among(pickles["eval"]), {"0": bytes(8)}),
+        "in_state_of_a_stub": torch_zip(
+            among(b"\x80\x02cmy\nConfig\n)\x81}" + text("run") + pickles["reduce"][2:-1] + b"sb."),
+            {"0": bytes(8)},
+        ),
+        "as_a_class": torch_zip(among(b"\x80\x02cposix\nsystem\n."), {"0": bytes(8)}),
+        "called_by_a_stub": torch_zip(
+            among(b"\x80\x02cmy\nmake\n)R" + pickles["reduce"][2:-1] + b"\x85R."), {"0": bytes(8)}
+        ),
+        "reconstructed": torch_zip(
+            among(b"\x80\x02ccopy_reg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR."),
+            {"0": bytes(8)},
+        ),
+        "deep_stubs": torch_zip(b"\x80\x02" + b"cmy\nC\n" * 50_000 + b")R" + b"\x85R" * 49_999 + b"."),
+        "stub_holds_itself": torch_zip(b"\x80\x02cmy\nC\n)Rq\x00}" + text("x") + b"h\x00sb."),
+        "stub_laughs": torch_zip(b"\x80\x02cmy\nC\n)Rq\x00" + stub_laughs()),
         "many_names": torch_zip(
             b"\x80\x02" + b"".join(f"cevil{i}\nrun\n".encode() for i in range(3000)) + b"."
         ),
@@ -150,8 +168,10 @@ def broken(marker: Path) -> dict[str, Writer]:
         ),
         "nan": saved({"w": torch.tensor([1.0, nan])}),
         "inf_half": saved({"w": torch.tensor([1.0, -inf]).half()}),
+        "everything_nan": saved({"a": torch.full((2, 2), nan), "w": torch.full((3, 3), -inf).double()}),
+        "list_of_numbers": saved([1.0, 2.0]),
+        "several_state_dicts": saved([{"w": torch.ones(2, 2)}, {"w": torch.ones(2, 2)}]),
         "nan_bfloat16": saved({"w": bf16_nan()}),
-        "nan_double_in_corner": saved({"a": torch.ones(9, 9), "w": torch.full((3, 3), nan).double()}),
         "sparse": saved({"w": torch.ones(3, 3).to_sparse()}),
         "sparse_csr": saved({"w": torch.ones(3, 3).to_sparse_csr()}),
         "sparse_bad_indices": sparse_bad_indices(),
@@ -162,7 +182,6 @@ def broken(marker: Path) -> dict[str, Writer]:
         "only_integers": saved({"w": torch.arange(3)}),
         "only_complex": saved({"w": torch.ones(3, dtype=torch.complex64)}),
         "only_empty": saved({"w": torch.ones(0, 3)}),
-        "a_list": saved([torch.ones(2)]),
         "a_number": saved(3),
         "same_key_twice": parent_keys(),
         "laughs": torch_zip(laughs()),

@@ -59,7 +59,7 @@ class TestInspect:
         assert document["sha256"] == read_checkpoint(trained).sha256
         assert document["guess"]["group"] == "Z7"
         assert document["guess_confidence"] == "verified"
-        Layout.from_dict(document["guess"])
+        Layout.from_dict(document["guess"]["layout"])
 
     def test_the_printed_layout_is_a_layout_file(self, command, trained, tmp_path):
         _, out, _ = command("inspect", trained, "--quiet")

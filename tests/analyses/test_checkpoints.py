@@ -10,6 +10,7 @@ import os
 from collections import OrderedDict
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -271,6 +272,18 @@ class TestSteps:
             ("001000.pt", 1000),
             ("model_23_512.pt", None),
             ("best.pt", None),
+            ("step_30.pth.tar", 30),
+            ("epoch150.pt", 150),
+            ("STEP_7.PT", 7),
+            ("model_dy65ktpiij.pt", None),
+            ("model_7r4zst7evs.pt", None),
+            ("last-v1.ckpt", None),
+            ("epoch=1-step=200-v2.ckpt", 200),
+            ("step_10k.pt", None),
+            ("loss_0.35.pt", None),
+            ("model_seed_3.pt", None),
+            ("C113_MLP_seed1.pt", None),
+            ("misstep_4x.pt", None),
         ],
     )
     def test_from_the_name(self, name, step):
@@ -293,7 +306,12 @@ class TestSteps:
             ("model.pt", {"epoch": 4}, 4),
             ("model_23.pt", {"iter_num": 9}, 9),
             ("model_23.pt", {}, 23),
-            ("step_5.pt", {"step": 9}, 5),
+            ("step_5.pt", {"step": 9}, 9),
+            ("step_1200.pt", {"epoch": 3}, 1200),
+            ("epoch_5.pt", {"epoch": 3}, 3),
+            ("model_dy65ktpiij.pt", {}, None),
+            ("last-v1.ckpt", {"global_step": 450}, 450),
+            ("model.pt", {"step": np.int64(77)}, 77),
             ("model.pt", {}, None),
             ("model.pt", {"step": -1}, None),
             ("model.pt", {"step": True}, None),

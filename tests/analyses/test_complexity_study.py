@@ -188,7 +188,10 @@ def test_command_writes_json_study_report_and_nothing_else(tmp_path):
     keys = {"name", "order", "quotient_dim", "quotient_volume", "n", "risk_mean", "risk_stderr"}
     assert keys | {"risk_quantile", "risk_predicted", "slope"} <= set(group)
     assert {"value", "ci", "theory", "range"} <= set(group["slope"])
-    assert {"group", "epsilon", "ratio", "ci", "theory"} == set(document["gain"][0]) - {"predicted"}
+    assert {"group", "epsilon", "ratio", "ci", "theory"} == set(document["gain"][0]) - {
+        "predicted",
+        "verdict",
+    }
     study = read_study(out)
     assert study.sizes["group"] == 3
     assert all({"units", "definition"} <= set(v.attrs) for v in study.data_vars.values())

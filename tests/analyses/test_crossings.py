@@ -23,6 +23,7 @@ from analyses.sections import scientific
 from analyses.studies import read_study
 from analyses.subjects import subject_of
 from analyses.training import TrainingPlan, train
+from analyses.user_cache import cache_folder
 from manifold.errors import RhoscopeError
 from spectra import eigen, plan
 from spectra.crossings import SpectralStep
@@ -34,6 +35,14 @@ def call(*arguments):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """The user's cache folder, as this module's studies find and leave it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield cache_folder("crossings")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def test_dataset_and_page(document, flow_run):
     assert parts.to_numpy() == pytest.approx(np.diff(study.branch_eigenvalue.to_numpy(), axis=0), nan_ok=True)
 
 
-def test_finished_steps_are_not_computed_again(flow_run, document, monkeypatch):
+def test_finished_steps_are_not_computed_again(flow_run, cache, document, monkeypatch):
     computed = []
     original = spectral_steps.compute_record
 
@@ -101,7 +110,8 @@ def test_finished_steps_are_not_computed_again(flow_run, document, monkeypatch):
         return original(subject, question, step=step, **options)
 
     monkeypatch.setattr(spectral_steps, "compute_record", counted)
-    files = sorted((flow_run / "crossings_cache").iterdir())
+    files = sorted(cache.iterdir())
+    assert sorted(item.name for item in flow_run.iterdir()) == ["checkpoints", "run.json"]
     assert len(files) == 21
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:1000])  # cut off by a full disk
@@ -234,7 +244,7 @@ def test_flat_operator(flow_run):
     assert found["negative"] == [0] * 21  # the loss is convex in the potentials
 
 
-def test_null_controls_have_no_transition(flow_run, document):
+def test_null_controls_have_no_transition(flow_run, cache, document):
     arguments = ("crossings", flow_run, "--control", "random", "--control", "labels", "--json", "--quiet")
     found = json.loads(call(*arguments).stdout)
     assert found["negative"] == document["negative"]
@@ -244,7 +254,8 @@ def test_null_controls_have_no_transition(flow_run, document):
     assert labels["steps"] == document["steps"]
     assert labels["accuracy"][-1] < 1 == document["accuracy"][-1]  # 40 neurons learn nine pairs by heart
     assert labels["ones"][-1] == 0 < document["ones"][-1] == 1
-    control = Run.open(flow_run / "crossings_cache" / "labels_control")
+    (folder,) = cache.glob("labels_*")
+    control = Run.open(folder)
     assert training_plan(control) == dataclasses.replace(training_plan(Run.open(flow_run)), labels=0)
     before = {file: file.stat().st_mtime_ns for file in control.files.values()}
     assert json.loads(call(*arguments).stdout)["controls"]["labels"]["loss"] == labels["loss"]
@@ -385,7 +396,7 @@ def test_monotone_tells_all_three_operators(document):
     assert document["monotone"]["condition_holds"] == 1
 
 
-def test_complete_counts_at_some_steps(flow_run, document):
+def test_complete_counts_at_some_steps(flow_run, cache, document):
     found = json.loads(call("crossings", flow_run, "--certify", 3, "--json", "--quiet").stdout)
     counts = {row["step"]: row for row in found["certified_counts"]}
     assert list(counts) == [0, 200, 400]
@@ -402,7 +413,7 @@ def test_complete_counts_at_some_steps(flow_run, document):
         assert low <= int((sign * values > 1e-9).sum()) <= high
     text = call("crossings", flow_run, "--certify", 2, "--quiet").stdout
     assert "complete counts of step 0: " in text
-    assert len(list((flow_run / "crossings_cache").glob("counts_0_*.json"))) == 1
+    assert len(list(cache.glob("counts_0_*.json"))) == 1
 
 
 def test_ends_alone_with_complete_counts_beside_them(tmp_path, monkeypatch):

@@ -95,13 +95,13 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(tmp_path):
 
 def test_ctrl_c_in_a_terminal_reaches_every_process(tmp_path):
     """The whole process group is interrupted, the reading child too; still one line."""
-    run = make_run(tmp_path)
+    run, cache = make_run(tmp_path), tmp_path / "cache"
     child = subprocess.Popen(
-        [sys.executable, "-m", "analyses.cli", "crossings", str(run), "--quiet"],
+        [sys.executable, "-m", "analyses.cli", "crossings", str(run), "--cache", str(cache), "--quiet"],
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while len(whole_cache(run / "crossings_cache")) < 2 and time.monotonic() < deadline:
+    while len(whole_cache(cache)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)

@@ -66,7 +66,8 @@ def test_a_strangers_network_is_recognised(name, tmp_path):
     torch.save({"model": network.state_dict(), "step": steps}, path)
     checkpoint = read_checkpoint(path)
     guess = guess_layout(checkpoint)
-    assert guess.confidence == "verified"
+    assert guess.confidence == ("ambiguous" if activation == "relu" else "verified")
+    assert guess.unused == ()
     assert guess.accuracy == 1.0
     assert guess.layout.group == "Z11"
     assert guess.layout.activation == activation
@@ -99,13 +100,16 @@ def test_an_untrained_network_is_a_weak_guess():
     state = strangers.ConcatenatedQuadratic(11, 64).state_dict()
     guess = guess_layout(Checkpoint("memory", "test", "0", None, state))
     assert guess.confidence == "weak"
+    assert not guess.usable
     assert guess.layout.w_b is not None
 
 
-def test_our_own_names_are_likely_before_training():
+def test_our_own_names_are_usable_before_training():
     state = {name: torch.randn(11, 64) for name in ("w_a", "w_b", "w_c")}
     guess = guess_layout(Checkpoint("memory", "test", "0", None, state))
-    assert guess.confidence == "likely"
+    assert guess.confidence == "weak"
+    assert guess.usable
+    assert set(guess.rivals) == {"relu", "gelu", "tanh", "abs"}, "nothing tells the activation"
     assert (guess.layout.w_a, guess.layout.w_b, guess.layout.w_c) == ("w_a", "w_b", "w_c")
 
 
@@ -156,5 +160,5 @@ def test_large_strangers_are_guessed_in_bounded_work():
     assert guess_layout(Checkpoint("memory", "test", "0", None, state)) is None
     state = {name: torch.randn(600, 2048) for name in ("w_a", "w_b", "w_c")}
     guess = guess_layout(Checkpoint("memory", "test", "0", None, state), "Z600", activation="square")
-    assert guess.confidence == "likely"
+    assert guess.confidence == "weak"
     assert "of all" not in guess.reason

@@ -165,9 +165,11 @@ class TestStrangersFolders:
             Run.open(tmp_path)
 
     def test_nothing_tells_the_step(self, tmp_path):
-        torch.save(state(), tmp_path / "best.pt")
-        with pytest.raises(CheckpointError, match="--step-pattern"):
+        for name in ("model_dy65ktpiij.pt", "model_7r4zst7evs.pt"):
+            torch.save(state(), tmp_path / name)
+        with pytest.raises(CheckpointError, match=r"--step-pattern") as caught:
             Run.open(tmp_path)
+        assert "model_dy65ktpiij.pt" in str(caught.value)
 
     @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
     def test_no_run_at_all(self, tmp_path, make):

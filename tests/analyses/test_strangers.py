@@ -65,15 +65,24 @@ def own_loss(network, name):
 def test_inspect_and_analyze_without_options(stranger, command):
     name, network, path = stranger
     document, _ = command("inspect", path)
-    assert document["guess_confidence"] == "verified"
+    relu = "relu" in name  # whose numbers gelu and others fit as well
+    confidence = "ambiguous" if relu else "verified"
+    assert document["guess_confidence"] == document["guess"]["confidence"] == confidence
+    assert document["guess"]["unused"] == []
+    assert bool(document["guess"]["rivals"]) is relu
+    assert document["guess"]["layout"].items() <= document["guess"].items()
     assert document["guess_accuracy"] == 1.0
     assert document["guess"]["group"] == f"Z{N}"
     assert document["guess"]["loss"] == ("mse" if "mse" in name else "cross_entropy")
     found, err = command("analyze", path)
-    assert "layout guessed (verified)" in err
+    assert f"layout guessed ({confidence})" in err
+    assert f"layout guessed ({confidence})" in " ".join(found["notes"])
+    assert found["layout"] == {
+        "guessed": True, "confidence": confidence, "rivals": document["guess"]["rivals"], "unused": [],
+        "assumed": [],
+    }  # fmt: skip
     assert found["accuracy"] == 1.0
     assert found["loss"] == pytest.approx(own_loss(network, name).item(), rel=1e-9)
-    relu = "relu" in name
     assert found["task"]["activation"] == ("relu" if relu else "square")
     assert found["potentials"]["determine_loss"] is not relu
     assert (found["loss_identity_error"] is None) is relu

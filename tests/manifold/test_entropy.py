@@ -59,3 +59,26 @@ def test_intrinsic_dimension():
     assert intrinsic_dimension(Sphere(2), circle).value == pytest.approx(1, abs=0.15)
     cloud = Sphere(4).uniform(500, generator=__import__("torch").Generator().manual_seed(0)).numpy()
     assert intrinsic_dimension(Sphere(4), cloud).value == pytest.approx(4, abs=0.7)
+
+
+def ladder(counts, gap=1e-3):
+    """Pairs of points on a circle, each with one more point ``e`` times as far: log(r2 / r1) is 1 for two."""
+    angles = []
+    for i in range(counts):
+        base = 2 * np.pi * i / counts
+        angles += [base, base + gap, base - np.e * gap]
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def test_intrinsic_dimension_of_few_points_has_the_factor_of_its_bias():
+    """d = (q - 1) / sum log(r2 / r1): of q ratios that are exponential the inverse mean is too large."""
+    points = ladder(4)
+    chord = 2 * np.sin(1e-3 / 2)  # the far point sees the other two at e and e + 1 times the gap
+    assert chord == pytest.approx(1e-3, rel=1e-6)
+    logs = np.tile([1.0, np.log(np.e + 1), np.log((np.e + 1) / np.e)], 4)
+    found = intrinsic_dimension(Sphere(1), points)
+    assert found.value == pytest.approx(11 / logs.sum(), rel=1e-9)
+    assert found.standard_error == pytest.approx(found.value / np.sqrt(10), rel=1e-12)
+    few = intrinsic_dimension(Sphere(1), ladder(3))
+    assert np.isnan(few.value)
+    assert np.isnan(few.standard_error)

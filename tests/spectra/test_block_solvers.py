@@ -151,3 +151,23 @@ def test_norm_bound_of_small_and_zero_operators_is_exact():
     assert norm_bound(Rank(torch.zeros(50, dtype=torch.float64)))[0] == 0.0
     small = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)
     assert norm_bound(Rank(small))[0] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("size", "steps", "risk"), [(20_000, 20, 1e-9), (5_000, 15, 1e-4), (300, 12, 1e-3)])
+def test_norm_bound_keeps_the_risk_of_the_theorem(size, steps, risk):
+    """Kuczynski & Wozniakowski: 1.648 sqrt(N) exp(-sqrt(eps) (2k - 1)) at the bound's eps is the risk."""
+    diagonal = torch.linspace(-1, 1, size, dtype=torch.float64)
+    operator = Rank(diagonal)
+    bound, estimate = norm_bound(operator, steps=steps, risk=risk)
+    assert operator.matvecs == 2 * steps  # what the theorem calls k is a step of L^2
+    left_open = 1 - (estimate / bound) ** 2
+    assert 1.648 * size**0.5 * np.exp(-(left_open**0.5) * (2 * steps - 1)) == pytest.approx(risk, rel=1e-6)
+
+
+def test_norm_bound_asks_for_the_steps_that_the_risk_needs():
+    """1.648 sqrt(N) exp(-(2k - 1)) <= risk: 15 steps at N = 10,000 and risk 1e-10, but not 14."""
+    operator = Rank(torch.linspace(-1, 1, 10_000, dtype=torch.float64))
+    assert 1.648 * 100 * np.exp(-29) < 1e-10 < 1.648 * 100 * np.exp(-27)
+    assert norm_bound(operator, steps=15, risk=1e-10)[0] > 1
+    with pytest.raises(InputError, match="more than 14 Lanczos steps"):
+        norm_bound(operator, steps=14, risk=1e-10)

@@ -294,7 +294,8 @@ def test_uncertainty_of_the_operator_bounds_its_change_under_rounding():
     worst = 0.0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        turned = measure.points * (1 + 2.0**-52 * torch.as_tensor(rng.choice([-1.0, 1.0], measure.points.shape)))
+        signs_of_moves = torch.as_tensor(rng.choice([-1.0, 1.0], measure.points.shape))
+        turned = measure.points * (1 + 2.0**-52 * signs_of_moves)
         other = SecondVariation(task.linearise(ParticleMeasure(turned))).dense()
         worst = max(worst, float(torch.linalg.matrix_norm(other - full, 2)))
     assert 0 < worst < bound < 1000 * worst

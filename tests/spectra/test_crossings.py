@@ -205,3 +205,32 @@ def test_steps_without_vectors_have_no_branches():
     branches = track([SpectralStep(np.zeros(0), np.zeros(0), np.zeros((4, 0))) for _ in range(3)])
     assert branches.index.shape == branches.eigenvalues.shape == (3, 0)
     assert branches.overlaps.shape == (2, 0)
+
+
+def opposed(errors, *, turn=0.0):
+    """One branch up through zero at t = 0.49, one down at 0.51; the vectors turn by an angle."""
+    c, s = np.cos(turn), np.sin(turn)
+    pair = [np.array([-0.98, 1.02]), np.array([1.02, -0.98])]
+    return [
+        SpectralStep(pair[0], np.full(2, errors), np.eye(2)),
+        SpectralStep(pair[1], np.full(2, errors), np.array([[c, -s], [s, c]])),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "turn", "kind"),
+    [
+        (1e-11, 0.0, CrossingKind.CROSSING),
+        # Half of the determinant, (0.02)^2 at t = 1/2, is a coupling of 0.0283 times 1/2 there.
+        (0.027, 0.0, CrossingKind.CROSSING),
+        (0.030, 0.0, CrossingKind.UNRESOLVED),
+        # A turn by phi couples them by 2 sin(phi) cos(phi); with the bounds it is too much, alone it is not.
+        (1e-11, 0.010, CrossingKind.CROSSING),
+        (0.012, 0.010, CrossingKind.UNRESOLVED),
+    ],
+)
+def test_error_bounds_of_an_opposed_pair_count_as_coupling(errors, turn, kind):
+    steps = opposed(errors, turn=turn)
+    events = find_crossings(steps, track(steps))
+    assert sorted(e.direction for e in events) == ["down", "up"]
+    assert {e.kind for e in events} == {kind}

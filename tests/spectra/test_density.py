@@ -16,7 +16,8 @@ from spectra.variation import DenseOperator, SecondVariation
 def circuit():
     network = cosine(FiniteAbelianGroup((7,)), neurons=40, seed=2)
     full = SecondVariation(GroupTask(network.group).linearise(network.measure()))
-    return full, np.linalg.eigvalsh(full.dense().numpy())
+    operator = DenseOperator(full.dense())  # the same products, quicker
+    return operator, np.linalg.eigvalsh(operator.matrix.numpy())
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,28 @@ def test_bad_input():
         spectral_density(operator)
     with pytest.raises(InputError, match="at least 2 probes"):
         spectral_density(DenseOperator(torch.eye(3, dtype=torch.float64)), probes=1)
+
+
+def test_errors_are_those_of_a_mean_over_starts():
+    """Four starts by hand: at 0.5 they hold 1/4, 1/2, 1/2 and 1 of the mass, N = 8."""
+    nodes = np.tile([0.0, 1.0], (4, 1))
+    low = np.array([0.25, 0.5, 0.5, 1.0])
+    found = SpectralDensity(nodes, np.stack([low, 1 - low], 1), 8, 0)
+    counted = found.cumulative([-1.0, 0.5, 2.0])
+    assert counted.count == pytest.approx([0, 8 * 2.25 / 4, 8])
+    assert counted.low == pytest.approx([0, 0, 4.5])  # one node before the threshold is open
+    assert counted.high == pytest.approx([4.5, 8, 8])
+    variance = ((low - low.mean()) ** 2).sum() / 3
+    error = 8 * (variance / 4) ** 0.5
+    assert counted.standard_error == pytest.approx([error] * 3)  # the largest of low, count and high
+    assert found.moment(1) == pytest.approx((8 * (1 - low).mean(), error))
+
+
+def test_standard_errors_are_the_scatter_over_seeds():
+    """The mean square of stated errors against the variance of the estimates themselves."""
+    mixed = torch.randn(60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    operator = DenseOperator(mixed)
+    runs = [spectral_density(operator, probes=4, steps=8, seed=seed) for seed in range(60)]
+    for power in (1, 2):
+        estimates, errors = np.array([run.moment(power) for run in runs]).T
+        assert estimates.std(ddof=1) == pytest.approx((errors**2).mean() ** 0.5, rel=0.35)

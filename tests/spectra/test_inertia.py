@@ -13,7 +13,7 @@ from spectra.functionals import Decayed
 from spectra.group_task import LOSSES, GroupTask
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.plan import compute_spectrum, plan_spectrum
-from spectra.variation import DeflatedVariation, SecondVariation
+from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, tangent_space
 
 
 def random_measure(task, q, seed, scale):
@@ -60,15 +60,25 @@ def test_bounds_in_a_subspace_count_what_was_taken_away():
 
 def test_plan_takes_ends_with_proved_bounds_when_it_is_not_dense(monkeypatch):
     monkeypatch.setattr("spectra.plan.DENSE_WORK", 1.0)
-    task = GroupTask(FiniteAbelianGroup((5,)))
-    measure = random_measure(task, 12, 3, 0.6)  # fewer unknowns than potentials would need: particles side
-    wide = random_measure(task, 40, 3, 0.6)
-    for points in (measure, wide):
-        plan = plan_spectrum(task, points, count=4, subspace="span")
+    monkeypatch.setattr("spectra.plan.DENSE_LIMIT", 1)
+    task = GroupTask(FiniteAbelianGroup((7,)))
+    measure = random_measure(task, 13, 3, 0.6)  # fewer unknowns than potentials: particles side
+    wide = random_measure(task, 20, 3, 0.6)
+    for points, subspace in ((measure, "span"), (wide, "full")):
+        plan = plan_spectrum(task, points, count=2, subspace="span")
+        assert not plan.dense
+        assert plan.subspace == subspace
         result = compute_spectrum(plan, task, points)
         assert result.spectrum.converged
-        if not plan.dense:
-            assert result.spectrum.smallest_enclosure is not None
+        low, high = result.spectrum.smallest_enclosure
+        full = SecondVariation(task.linearise(points))
+        space = tangent_space(full.weighted_gradients())
+        inside = full if subspace == "full" else RestrictedVariation(full, space)
+        exact = np.linalg.eigvalsh(inside.dense().numpy())
+        assert low <= exact[0] <= high
+        assert low < high < exact[0] + 1e-5
+        local = float(local_eigenvalues(task.linearise(points)).min())
+        assert low == pytest.approx(local, rel=1e-9)
 
 
 def test_complete_spectra_that_do_not_fit_dense_come_from_blocks():
@@ -88,4 +98,8 @@ def test_complete_spectra_that_do_not_fit_dense_come_from_blocks():
         plan_spectrum(loss, measure, subspace="full", count=None, memory_limit=8 * size * size)
     impure = ParticleMeasure(measure.points + 0.02 * torch.randn(measure.points.shape, dtype=torch.float64))
     result = compute_spectrum(plan, task, impure)
-    assert not result.spectrum.converged or result.spectrum.errors[0] < 0.05 * result.spectrum.norm
+    exact = np.linalg.eigvalsh(SecondVariation(task.linearise(impure)).dense().numpy())
+    assert (
+        not result.spectrum.complete
+        or np.abs(result.spectrum.eigenvalues - exact).max() <= (result.spectrum.errors[0])
+    )

@@ -130,6 +130,32 @@ def _two_sizes(seed, ratio):
     return SecondVariation(task.linearise(ParticleMeasure(torch.cat([points, ratio * more]))))
 
 
+def test_the_gap_of_a_rank_is_that_of_distances_from_the_span_of_those_before():
+    """Taken one by one, the farthest first, by projections of the gradients themselves."""
+    task = GroupTask(FiniteAbelianGroup((5,)), centred=True)
+    full = SecondVariation(task.linearise(_measure(task, 3)))
+    moments = RestrictedMoments(full.at)
+    metric = moments.metric()
+    basis = SpanBasis(moments, metric.clone())
+    left, kept = full.weighted_gradients().clone(), []
+    for _ in range(basis.rank):
+        sizes = left.norm(dim=0)
+        kept.append(float(sizes.max()))
+        unit = left[:, sizes.argmax()] / sizes.max()
+        left = left - unit[:, None] * (unit @ left)
+    assert basis.triangle[-1, -1] == pytest.approx(kept[-1], rel=1e-6)
+    # What is left of the others is rounding: replace it by a known distance, the root of a moved diagonal.
+    last = int(basis.order[-1])
+    moved = metric.clone()
+    moved[last, last] += (0.01 * kept[-1]) ** 2
+    cut = (0.01 * kept[-1]) ** 2 / float(metric.diagonal().max())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(span_compression, "EPS", 10 * cut / len(metric))
+        found = SpanBasis(moments, moved)
+    assert found.rank == basis.rank
+    assert found.gap == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize("refine", [True, False])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_error_covers_an_ill_conditioned_metric(seed, refine, monkeypatch):
