@@ -246,7 +246,7 @@ def dense_memory(size: int) -> int:
     """Bytes at the peak of a dense spectrum: tables of N x N, and what every analysis needs beside them.
 
     Measured at N = 3,150 and 6,300 with eigenvectors (8.9 and 8.5 tables: the matrix, the solver's copy and
-    work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
+    work space, eigenvectors twice, their image, residual and defect); without them four are assumed.
     """
     return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
 

@@ -9,7 +9,8 @@ import torch
 
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import Abs, Relu
+from spectra.activations import Abs, Gelu, Relu, Tanh
+from spectra.block_solvers import block_spectrum
 from spectra.constructions import f6
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
@@ -317,3 +318,16 @@ def test_as_many_potentials_as_functions_are_independent(orders, tied, centred, 
     squares = ((a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]).square().reshape(neurons, -1)
     functions = (squares[:, :, None] * (c @ values.T)[:, None, :]).reshape(neurons, -1)
     assert int(torch.linalg.matrix_rank(functions, rtol=1e-9)) == task.potential_count
+
+
+@pytest.mark.parametrize("activation", [Relu(), Tanh(), Gelu()])
+def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
+    """Its derivatives cancel in sums over pairs: what is left is rounding, of which no norm tells the size."""
+    group = FiniteAbelianGroup((5,))
+    zero = torch.zeros(5, 12, dtype=torch.float64)
+    task = OutputTask(group, activation)
+    measure = GroupNetwork(group, zero, zero, zero, activation=activation).measure()
+    uncertainty = operator_uncertainty(task, measure)
+    assert uncertainty > 0
+    found = block_spectrum(SecondVariation(task.linearise(measure)), 3, uncertainty=uncertainty)
+    assert signs(found.widened(uncertainty).counts) == (0, 0, 0)
