@@ -62,6 +62,11 @@ def of_points(
     float
         Euclidean (Frobenius) norm; NaN or infinity where the image is not finite.
     """
+    if not bool(measure.points.any()):
+        # Points at zero have no size of their own: what cancels there are the terms of points of size one.
+        noise = np.random.default_rng(seed).standard_normal(tuple(measure.points.shape))
+        somewhere = dataclasses.replace(measure, points=torch.as_tensor(noise).to(measure.points))
+        return SAFETY * EPS * float(torch.linalg.vector_norm(image(somewhere)))
     base = image(measure)
     changes = [float(torch.linalg.vector_norm(image(at) - base)) for at in _moved(measure, seed)]
     return SAFETY * EPS / STEP * float(np.mean(np.square(changes))) ** 0.5
@@ -96,8 +101,6 @@ def relative_rounding(
 def _moved(measure: ParticleMeasure, seed: int) -> Iterator[ParticleMeasure]:
     rng = np.random.default_rng(seed)
     sizes = measure.points.abs() if measure.scale is None else measure.scale
-    if not bool((sizes > 0).any()):
-        sizes = torch.ones_like(sizes)  # a network of zeros has no size of its own
     for _ in range(MOVES):
         noise = torch.as_tensor(rng.standard_normal(sizes.shape), device=sizes.device)
         yield dataclasses.replace(measure, points=measure.points + STEP * sizes * noise)

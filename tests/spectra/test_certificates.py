@@ -322,7 +322,7 @@ def test_as_many_potentials_as_functions_are_independent(orders, tied, centred, 
 
 @pytest.mark.parametrize("activation", [Relu(), Tanh(), Gelu()])
 def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
-    """Its derivatives cancel in sums over pairs: what is left is rounding, of which no norm tells the size."""
+    """Its derivatives cancel in sums over pairs: what is left is rounding, and no norm tells its size."""
     group = FiniteAbelianGroup((5,))
     zero = torch.zeros(5, 12, dtype=torch.float64)
     task = OutputTask(group, activation)
