@@ -52,6 +52,29 @@ def fit_moments(
     InputError
         If there is not one moment per monomial.
     """
+    place, functions, values = read_problem(space, monomials, moments)
+    return describe(_fit(place, functions, values, method, seed, progress), place, functions)
+
+
+def read_problem(space: str, monomials: str, moments: list[float]) -> tuple[Space, Monomials, np.ndarray]:
+    """Space, monomials and moments, checked before any work.
+
+    Parameters
+    ----------
+    space, monomials : str
+    moments : list of float
+
+    Returns
+    -------
+    Space, Monomials, ndarray of shape (m,)
+
+    Raises
+    ------
+    InputError
+        If one cannot be read, there is not one finite moment per monomial, or the space is not compact.
+    NotIntegrableError
+        If the space is Euclidean and the monomials let a density grow: names a direction.
+    """
     place = parse_space(space)
     functions = parse_monomials(monomials, place)
     if len(moments) != len(functions):
@@ -59,17 +82,37 @@ def fit_moments(
             f"moments: expected {len(functions)} numbers, one per monomial ({'; '.join(functions.names)}), "
             f"got {len(moments)}"
         )
-    return describe(
-        _fit(place, functions, np.array(moments, float), method, seed, progress), place, functions
-    )
+    values = np.array(moments, float)
+    if not np.isfinite(values).all():
+        name = functions.names[int(np.flatnonzero(~np.isfinite(values))[0])]
+        raise InputError(f"moments: expected finite numbers, got NaN or infinity for {name}")
+    if not place.compact:
+        if isinstance(place, Euclidean):
+            check_integrable(functions, -np.ones(len(functions)))
+        raise InputError(
+            f"{place.name}: moments are fitted on compact spaces; integrate densities with manifold.euclidean"
+        )
+    return place, functions, values
+
+
+def scaled_condition(covariance: np.ndarray) -> float:
+    """Condition number of a covariance scaled to unit variances: indifferent to the units of the monomials.
+
+    Parameters
+    ----------
+    covariance : ndarray, shape (m, m)
+
+    Returns
+    -------
+    float
+        Ratio of the extreme eigenvalues of the correlation matrix; infinite if it is singular.
+    """
+    deviation = np.sqrt(np.diag(covariance))
+    values = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
+    return float(values[-1] / values[0]) if values[0] > 0 else math.inf
 
 
 def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, seed: int, progress: Progress):
-    if isinstance(space, Euclidean):  # names a direction of growth if no density of this kind is integrable
-        check_integrable(monomials, -np.ones(len(monomials)))
-        raise InputError(
-            f"{space.name}: moments are fitted on compact spaces; integrate densities with manifold.euclidean"
-        )
     if method == "sampling":
         return fit_by_sampling(space, monomials, moments, seed=seed, report=progress)
     family = MaxEntFamily(space, monomials, seed=seed)
@@ -77,7 +120,11 @@ def _fit(space: Space, monomials: Monomials, moments: np.ndarray, method: str, s
 
 
 def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Monomials) -> dict[str, Any]:
-    """A fit in the keys of the contract; singular entropies are minus infinity (null in JSON)."""
+    """A fit in the keys of the contract; singular entropies are minus infinity (null in JSON).
+
+    ``lambda_error``, ``log_partition_error`` and ``entropy_error`` are bounds for fits by quadrature and
+    standard errors for sampled ones (``error_kind``).
+    """
     log_volume = math.log(space.volume)
     base = {
         "space": space.name,
@@ -88,27 +135,30 @@ def describe(fit: MaxEntFit | FaceFit | SampledFit, space: Space, monomials: Mon
     if isinstance(fit, MaxEntFit):
         return base | {
             "lambda": fit.lam, "log_partition": fit.log_partition, "entropy": fit.entropy,
+            "lambda_error": fit.lambda_error, "log_partition_error": fit.log_partition_error,
+            "entropy_error": fit.entropy_error, "error_kind": "bound",
             "entropy_riemannian": fit.entropy + log_volume, "fisher_rank": fit.fisher_rank,
             "dimension": fit.dimension, "face": None, "moment_error": fit.moment_error,
             "condition": fit.condition, "converged": fit.converged, "reason": fit.reason.value,
             "method": fit.method, "diagnostics": fit.diagnostics,
         }  # fmt: skip
     if isinstance(fit, SampledFit):
-        values = np.linalg.eigvalsh(
-            np.corrcoef(fit.samples.covariance) if len(fit.lam) > 1 else np.ones((1, 1))
-        )
         return base | {
-            "lambda": fit.lam, "lambda_error": fit.lambda_error, "log_partition": fit.samples.log_partition,
-            "entropy": fit.entropy, "entropy_riemannian": fit.entropy + log_volume,
+            "lambda": fit.lam, "log_partition": fit.samples.log_partition, "entropy": fit.entropy,
+            "lambda_error": fit.lambda_error, "log_partition_error": fit.log_partition_error,
+            "entropy_error": fit.entropy_error, "error_kind": "standard error",
+            "entropy_riemannian": fit.entropy + log_volume,
             "fisher_rank": len(fit.lam), "dimension": len(fit.lam), "face": None,
             "moment_error": fit.moment_error,
-            "condition": float(values[-1] / max(values[0], 1e-300)), "converged": True,
+            "condition": scaled_condition(fit.samples.covariance), "converged": True,
             "reason": "the moments are matched to Monte-Carlo error", "method": "sampling",
             "diagnostics": fit.samples.diagnostics(),
         }  # fmt: skip
     face, inner = fit.face, fit.fit
     return base | {
         "lambda": [None] * len(monomials), "log_partition": None, "entropy": -math.inf,
+        "lambda_error": [None] * len(monomials), "log_partition_error": None, "entropy_error": None,
+        "error_kind": "bound",
         "entropy_riemannian": -math.inf, "fisher_rank": inner.fisher_rank if inner else 0,
         "dimension": inner.dimension if inner else 0, "face": face_document(face, monomials, fit),
         "moment_error": fit.moment_error, "condition": inner.condition if inner else 1.0, "converged": True,
@@ -128,6 +178,8 @@ def face_document(face: Face, monomials: Monomials, fit: FaceFit | None = None) 
         document |= {
             "entropy": fit.entropy, "lambda": fit.fit.lam if fit.fit else [], "weights": fit.weights,
             "fisher_rank": fit.fit.fisher_rank if fit.fit else 0, "moment_error": fit.moment_error,
+            "lambda_error": fit.fit.lambda_error if fit.fit else [],
+            "entropy_error": fit.fit.entropy_error if fit.fit else None,
         }  # fmt: skip
     return document
 
@@ -229,7 +281,7 @@ def _initial(lift: Lift, moments: np.ndarray, target: np.ndarray, support: float
 def _unfitted(lift: Lift, moments: np.ndarray, reason: str) -> dict[str, Any]:
     empty = dict.fromkeys(
         ("lambda", "log_partition", "entropy", "entropy_riemannian", "fisher_rank", "dimension", "face",
-         "moment_error", "condition")
+         "lambda_error", "log_partition_error", "entropy_error", "error_kind", "moment_error", "condition")
     )  # fmt: skip
     return empty | {
         "space": lift.space.name, "monomials": list(lift.monomials.names), "moments": moments,

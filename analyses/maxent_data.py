@@ -45,11 +45,20 @@ def to_dataset(document: dict[str, Any]) -> xr.Dataset:
                 table("lambda"),
                 {"units": "1", "definition": "exponent exp(lambda . r)"},
             ),
+            "lambda_error": (
+                ("fit", "monomial"),
+                table("lambda_error"),
+                {
+                    "units": "1",
+                    "definition": "bound of the error of lambda, or its standard error if sampled",
+                },
+            ),
         },
         attrs={"reference": "uniform probability measure", "monomials": "; ".join(fits[0]["monomials"])},
     )
     units = {
         "entropy": "nats, against the uniform probability measure", "log_partition": "nats",
+        "log_partition_error": "nats", "entropy_error": "nats",
         "moment_error": "uniform standard deviations", "condition": "1", "fisher_rank": "1",
         "boundary_ratio": "1",
         "empirical_entropy": "nats, Kozachenko-Leonenko, bias not removed", "entropy_bias": "nats",

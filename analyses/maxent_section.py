@@ -54,16 +54,27 @@ def _given(document: dict[str, Any]) -> list[str]:
 
 
 def _facts(document: dict[str, Any]) -> list[Fact]:
-    rows = zip(document["monomials"], document["moments"], document["lambda"], strict=True)
+    columns = (document[key] for key in ("monomials", "moments", "lambda", "lambda_error"))
     facts = [
-        Fact(name, f"λ = {scientific(lam, 8)}", f"moment {scientific(rho, 8)}") for name, rho, lam in rows
+        Fact(name, f"λ = {scientific(lam, 8)}{_within(error)}", f"moment {scientific(rho, 8)}")
+        for name, rho, lam, error in zip(*columns, strict=True)
+    ]
+    kind = {"bound": "errors are bounds", "standard error": "errors are standard errors"}[
+        document["error_kind"]
     ]
     return [
         *facts,
-        Fact("entropy", f"{scientific(document['entropy'], 8)} nats", "against the uniform measure"),
-        Fact("log partition", scientific(document["log_partition"], 8), "log of the integral of exp(λ·r)"),
+        Fact("entropy", f"{scientific(document['entropy'], 8)}{_within(document['entropy_error'])} nats",
+             f"against the uniform measure; {kind}"),
+        Fact("log partition",
+             f"{scientific(document['log_partition'], 8)}{_within(document['log_partition_error'])}",
+             "log of the integral of exp(λ·r)"),
         Fact("moment error", scientific(document["moment_error"], 2), "standard deviations, on a finer rule"),
     ]  # fmt: skip
+
+
+def _within(error: float | None) -> str:
+    return "" if error is None else f" ± {scientific(error, 2)}"
 
 
 def _network(document: dict[str, Any]) -> list[str]:

@@ -24,6 +24,10 @@ def _number(value: Any, form: str = ".6g") -> str:
     return "-" if value is None else format(value, form)
 
 
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" +- {error:.1e}"
+
+
 def _gap(fit: dict[str, Any]) -> str:
     error = fit.get("entropy_gap_error")
     return _number(fit.get("entropy_gap"), ".3f") + ("" if error is None else f" +- {error:.2f}")
@@ -37,13 +41,21 @@ def _empirical(fit: dict[str, Any]) -> float | None:
 def summary_of_moments(document: dict[str, Any]) -> str:
     """A few lines for the terminal about one fit."""
     lines = [f"maximum entropy on {document['space']} (reference: uniform probability measure)"]
-    for name, rho, lam in zip(document["monomials"], document["moments"], document["lambda"], strict=True):
-        lines.append(f"  {name:<32} moment {rho:>12.6g}   lambda {_number(lam, '>14.8g')}")
+    columns = (document[key] for key in ("monomials", "moments", "lambda", "lambda_error"))
+    for name, rho, lam, error in zip(*columns, strict=True):
+        lines.append(
+            f"  {name:<32} moment {rho:>12.6g}   lambda {_number(lam, '>14.8g')}{_plus_minus(error)}"
+        )
     face = document["face"]
     if face is None:
-        lines.append(f"log partition {document['log_partition']:.10g}, entropy "
-                     f"{document['entropy']:.10g} nats, dimension {document['dimension']}, "
-                     f"condition {document['condition']:.3g}")  # fmt: skip
+        kind = "bounds" if document["error_kind"] == "bound" else "standard errors"
+        log_partition, entropy = (
+            f"{document[key]:.10g}{_plus_minus(document[key + '_error'])}"
+            for key in ("log_partition", "entropy")
+        )
+        lines.append(f"log partition {log_partition}, entropy {entropy} nats, "
+                     f"dimension {document['dimension']}, condition {document['condition']:.3g} "
+                     f"(errors: {kind})")  # fmt: skip
     else:
         lines.append(f"on a face of dimension {face['dimension']} ({face['kind']}): singular, entropy on "
                      f"the face {_number(face.get('entropy'))} nats")  # fmt: skip

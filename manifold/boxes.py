@@ -1,9 +1,9 @@
 """Integrals of ``exp(lambda . f)`` over boxes of polar coordinates, halved until the error is proven small.
 
 For densities with several scales at once (a narrow peak over broad tails, several peaks), where one product
-rule for the whole space would need far too many nodes. Every box comes with a bound from above of its mass and
-of the error of its Gauss rule, from a Taylor expansion of the exponent about its centre with bounded
-remainders (`Lattice`): a box is left out only where its mass is proven negligible.
+rule for the whole space would need far too many nodes. Every box comes with a bound of its mass and of the
+error of its Gauss rule, from a Taylor expansion of the exponent about its centre with bounded remainders
+(`Lattice`): a box is left out only where its mass is proven negligible.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OVERFLOW = 700.0  # exponents of remainders are cut here: such a box is halved a
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """A subdivision: corners of shape (B, axes), the nodes per axis of each box, log of the absolute error."""
+    """A subdivision: corners of shape (B, axes), nodes per axis of each box, log of the absolute error."""
 
     low: np.ndarray
     high: np.ndarray
@@ -59,7 +59,7 @@ class BoxIntegrator:
     ----------
     terms : Terms
     half : list of bool
-        Axes of which the upper half is enough (see `manifold.adaptive.symmetric_axes`).
+        Axes of which the upper half is enough (see `manifold.symmetries.symmetric_axes`).
     """
 
     def __init__(self, terms: Terms, half: list[bool]):
@@ -71,6 +71,7 @@ class BoxIntegrator:
             unique, inverse = np.unique(columns, axis=0, return_inverse=True)
             self._unique.append((unique, inverse.ravel()))
         self._memory: dict = {}
+
     # --- values on the nodes of many boxes ------------------------------------------------------------
 
     def _angles(self, boxes: Boxes) -> np.ndarray:
@@ -219,7 +220,7 @@ class BoxIntegrator:
         return best
 
     def _log_weight(self, middle: np.ndarray, half: np.ndarray, y: float, wide: int | None) -> np.ndarray:
-        """Log of a bound of the uniform density on boxes, axis ``wide`` over its Bernstein ellipse of size y."""
+        """Log of a bound of the uniform density on boxes, axis ``wide`` over its ellipse of size y."""
         total = np.zeros(len(middle))
         for a, axis in enumerate(self.axes):
             h = half[:, a]
@@ -252,10 +253,9 @@ class BoxIntegrator:
         if key not in self._memory:
             self._memory = {key: self.subdivide(lam, tol=tol)}
         boxes = self._memory[key]
-        boxes = Boxes(
-            boxes.low, boxes.high, int(np.ceil(growth * boxes.nodes)) + extra, boxes.log_error
-        )
+        boxes = Boxes(boxes.low, boxes.high, int(np.ceil(growth * boxes.nodes)) + extra, boxes.log_error)
         return self.evaluate(lam, boxes, order=order), boxes
+
     def evaluate(self, lam: np.ndarray, boxes: Boxes, *, order: int) -> Cumulants:
         """Sums over all boxes, functions centred at a high node: no cancellation near a face."""
         m, owner, c = len(lam), self.terms.owner, self.terms.coefficients

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from manifold.errors import InputError
 from manifold.expressions import parse_monomials
@@ -57,16 +59,28 @@ class MaxEntDensity(DensityMixin, BaseEstimator):
         y : None
             Ignored.
         sample_weight : ndarray, shape (q,), optional
+            Not negative; equal by default.
 
         Returns
         -------
         MaxEntDensity
             Itself.
+
+        Raises
+        ------
+        InputError
+            If a point is not on the space, a weight is negative or all are zero.
+        ValueError
+            If there is no point, or a number is NaN or infinite (scikit-learn's checks).
+        NotConvergedError
+            If the moments lie on the boundary of what any measure can have, as those of too few points do.
         """
         place = parse_space(self.space)
         functions = parse_monomials(self.monomials, place)
         points = self._points(X, place)
-        weights = np.ones(len(points)) if sample_weight is None else np.asarray(sample_weight, float)
+        weights = _check_sample_weight(sample_weight, points, dtype=float)
+        if (weights < 0).any() or not weights.sum() > 0:
+            raise InputError("sample_weight: expected weights of at least 0, not all of them 0")
         moments = weights / weights.sum() @ functions.values(torch.as_tensor(points)).numpy()
         self.family_ = MaxEntFamily(place, functions)
         self.fit_ = fit(self.family_, moments, method=self.method)
@@ -76,21 +90,46 @@ class MaxEntDensity(DensityMixin, BaseEstimator):
 
     @staticmethod
     def _points(X: np.ndarray, place) -> np.ndarray:
-        points = np.asarray(X, float)
-        if points.ndim != 2 or points.shape[1] != place.ambient:
+        points = check_array(X, dtype=float, input_name="X")
+        if points.shape[1] != place.ambient:
             raise InputError(f"X: expected shape (q, {place.ambient}) on {place.name}, got {points.shape}")
         if np.abs(place.project(torch.as_tensor(points)).numpy() - points).max(initial=0) > 1e-6:
             raise InputError(f"X: expected points on {place.name}; project them first (Space.project)")
         return points
 
     def score_samples(self, X: np.ndarray) -> np.ndarray:
-        """Log density at points, against the uniform probability measure, shape (q,)."""
+        """Log density at points, against the uniform probability measure, shape (q,).
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
         return self.family_.log_density(self.lambda_, self._points(X, self.family_.space))
 
     def score(self, X: np.ndarray, y: None = None) -> float:
-        """Mean log density (log-likelihood per point), nats."""
+        """Mean log density (log-likelihood per point), nats; raises as `score_samples`."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
-        """Points from the fitted density, shape (n_samples, ambient)."""
-        return self.family_.sample(self.lambda_, n_samples, seed=random_state)
+    def sample(self, n_samples: int = 1, random_state=None) -> np.ndarray:
+        """Points from the fitted density, shape (n_samples, ambient).
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, RandomState instance or None
+            As everywhere in scikit-learn; None draws from numpy's global state.
+
+        Raises
+        ------
+        InputError
+            If fewer than one point is asked for.
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise InputError(f"n_samples: expected at least 1, got {n_samples}")
+        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        return self.family_.sample(self.lambda_, n_samples, seed=seed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 
-from manifold.errors import InputError, NotIntegrableError
-from manifold.integrals import Cumulants
+from manifold.errors import InputError, NotConvergedError, NotIntegrableError
+from manifold.integrals import Cumulants, Errors
 from manifold.moment_body import support_function
 from manifold.monomials import Monomials
 from manifold.quadrature import gauss_legendre, product_rule
@@ -16,6 +17,7 @@ from manifold.spaces import Sphere
 
 MAX_DIMENSION = 3
 _FALL = 46.0
+_AGREE = 1e-11  # of two rules, relative: below, rounding of long sums tells them apart
 
 
 def check_integrable(monomials: Monomials, lam: np.ndarray) -> None:
@@ -69,11 +71,13 @@ def cumulants(monomials: Monomials, lam: np.ndarray, *, nodes: int = 48) -> Cumu
         On R^D, D <= 3.
     lam : array_like, shape (m,)
     nodes : int
-        Per angle; radially Gauss-Legendre panels out to where the density has fallen by e^-46.
+        Per angle, to begin with; radially Gauss-Legendre panels out to where the density has fallen by e^-46.
+        A second rule with half as many more must agree, else they are raised.
 
     Returns
     -------
     Cumulants
+        With the difference of the last two rules as its error.
 
     Raises
     ------
@@ -81,6 +85,8 @@ def cumulants(monomials: Monomials, lam: np.ndarray, *, nodes: int = 48) -> Cumu
         In more than three dimensions.
     NotIntegrableError
         See `check_integrable`.
+    NotConvergedError
+        If rules keep disagreeing.
     """
     lam = np.asarray(lam, float)
     dimension = monomials.dimension
@@ -89,6 +95,24 @@ def cumulants(monomials: Monomials, lam: np.ndarray, *, nodes: int = 48) -> Cumu
             f"R{dimension}: densities are integrated up to R{MAX_DIMENSION}; use a compact space"
         )
     check_integrable(monomials, lam)
+    found = _on_rule(monomials, lam, nodes, 8)
+    for panels in (13, 19, 29):
+        nodes = nodes * 3 // 2 // 2 * 2 + 2
+        before, found = found, _on_rule(monomials, lam, nodes, panels)
+        change = abs(found.log_partition - before.log_partition)
+        moved = np.abs(found.mean - before.mean)
+        size = np.sqrt(np.diag(found.covariance) + found.mean**2)
+        if change <= _AGREE * (1 + abs(found.log_partition)) and (moved <= _AGREE * size).all():
+            errors = Errors(change + _AGREE, moved + _AGREE * size, np.zeros(len(lam)), size)
+            return replace(found, errors=errors)
+    raise NotConvergedError(
+        f"R{dimension}: rules of up to {nodes} nodes per angle and {panels} panels differ by {change:.1e} in "
+        "log Z: the density is too concentrated for them"
+    )
+
+
+def _on_rule(monomials: Monomials, lam: np.ndarray, nodes: int, panels: int) -> Cumulants:
+    dimension = monomials.dimension
     if dimension == 1:
         unit, weights, volume = np.array([[1.0], [-1.0]]), np.full(2, 0.5), 2.0
     else:
@@ -97,9 +121,9 @@ def cumulants(monomials: Monomials, lam: np.ndarray, *, nodes: int = 48) -> Cumu
     values = monomials.values(torch.as_tensor(unit)).numpy()  # r(t u) = t^degree r(u)
     outer = _reach(values * lam, monomials.degrees)
     x, w = gauss_legendre(40)
-    edges = np.linspace(0, outer, 9)
+    edges = np.linspace(0, outer, panels + 1)
     radius = np.concatenate([(p + q) / 2 + (q - p) / 2 * x for p, q in pairwise(edges)])
-    radial = np.tile(w * outer / 16, 8) * radius ** (dimension - 1)
+    radial = np.tile(w * outer / (2 * panels), panels) * radius ** (dimension - 1)
     powers = radius[:, None] ** monomials.degrees
     exponent = powers @ (values * lam).T
     peak = exponent.max()
@@ -114,12 +138,17 @@ def cumulants(monomials: Monomials, lam: np.ndarray, *, nodes: int = 48) -> Cumu
 
 
 def _reach(rays: np.ndarray, degrees: np.ndarray) -> float:
-    """Radius beyond which the exponent lies ``_FALL`` below its maximum on every ray."""
-    outer = 1e-3
-    for _ in range(200):
-        radius = np.linspace(0, outer, 400)
-        exponent = radius[:, None] ** degrees @ rays.T
-        if (exponent[300:] < exponent.max() - _FALL).all():
-            return outer
-        outer *= 1.25
-    return outer
+    """Radius beyond which the exponent lies ``_FALL`` below its maximum on every ray.
+
+    The terms of highest degree D are at most ``-c t^D``: once the others add up to less than half of that,
+    and half of it to more than ``_FALL``, the exponent stays below (it is 0 at the origin). A grid then
+    brings the radius in.
+    """
+    top = int(degrees[np.any(rays != 0, axis=0)].max())
+    fall = -rays[:, degrees == top].sum(1).max()
+    lower = [(top - d, np.abs(rays[:, degrees == d]).sum(1).max()) for d in np.unique(degrees) if d < top]
+    bound = (2 * _FALL / fall) ** (1 / top)
+    outer = max([bound, *((2 * len(lower) * size / fall) ** (1 / gap) for gap, size in lower)])
+    radius = np.linspace(0, outer, 4000)
+    exponent = (radius[:, None] ** degrees @ rays.T).max(1)
+    return float(radius[min(np.flatnonzero(exponent > exponent.max() - _FALL)[-1] + 2, len(radius) - 1)])

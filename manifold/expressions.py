@@ -14,6 +14,7 @@ GRAMMAR = (
     "a monomial is a product of powers of real coordinates, x1^2*x2, or the real or imaginary part of a "
     "product of complex pairs, Re(z1*z2*conj(z3)) or Im(z1^2); several are separated by ';'"
 )
+MOST_DEGREE = 128  # of a monomial: beyond, powers of coordinates underflow and expansions grow without use
 _FACTOR = re.compile(r"(?:(x|z)(\d+)|conj\(z(\d+)\)|\|z(\d+)\|)(?:(?:\^|\*\*)(\d+))?")
 
 
@@ -53,28 +54,32 @@ def parse_monomials(text: str, space: Space) -> Monomials:
     """
     pairs = complex_pairs(space)
     dimension = space.ambient
-    rows = np.zeros((dimension + 2 * len(pairs), dimension), complex)
-    rows[:dimension] = np.eye(dimension)
-    for k, (re_axis, im_axis) in enumerate(pairs):
-        rows[dimension + 2 * k : dimension + 2 * k + 2, re_axis] = 1
-        rows[dimension + 2 * k, im_axis] = 1j
-        rows[dimension + 2 * k + 1, im_axis] = -1j
     exponents, imaginary, names = [], [], []
-    for expression in text.split(";"):
+    expressions = text.split(";")
+    if not expressions[-1].strip():  # a semicolon at the end
+        expressions.pop()
+    if not expressions:
+        raise InputError(f"monomials: expected at least one; {GRAMMAR}")
+    for number, expression in enumerate(expressions, start=1):
         name = "".join(expression.split())
         if not name:
-            continue
+            raise InputError(f"monomials: number {number} of {len(expressions)} is empty; {GRAMMAR}")
         powers, is_imaginary = _parse_one(name, dimension, len(pairs), space.name)
         exponents.append(powers)
         imaginary.append(is_imaginary)
         names.append(name)
-    if not names:
-        raise InputError(f"monomials: expected at least one; {GRAMMAR}")
     exponents = np.array(exponents)
-    used = np.flatnonzero(exponents.sum(0))
+    used = np.flatnonzero(exponents.any(0))
     if used.max() < dimension:  # only real coordinates: keep the arithmetic real
         return Monomials(exponents[:, :dimension], names=tuple(names))
-    return Monomials(exponents[:, used], rows[used], np.array(imaginary), tuple(names))
+    rows = np.zeros((len(used), dimension), complex)
+    for row, column in zip(rows, used, strict=True):
+        if column < dimension:
+            row[column] = 1
+        else:
+            pair, conjugate = divmod(int(column) - dimension, 2)
+            row[list(pairs[pair])] = 1, -1j if conjugate else 1j
+    return Monomials(exponents[:, used], rows, np.array(imaginary), tuple(names))
 
 
 def _parse_one(name: str, dimension: int, pairs: int, space: str) -> tuple[np.ndarray, bool]:
@@ -86,6 +91,8 @@ def _parse_one(name: str, dimension: int, pairs: int, space: str) -> tuple[np.nd
         if match is None:
             raise InputError(f"monomials: cannot read {word!r} in {name!r}; {GRAMMAR}")
         kind, plain, conjugate, modulus, power = match.groups()
+        if max(len(digits or "") for digits in (power, plain, conjugate, modulus)) > 6:
+            raise InputError(f"monomials: {word!r} in {name!r}: expected numbers of at most six digits")
         power = 1 if power is None else int(power)
         index = int(plain or conjugate or modulus)
         count = dimension if kind == "x" else pairs
@@ -102,6 +109,8 @@ def _parse_one(name: str, dimension: int, pairs: int, space: str) -> tuple[np.nd
             powers[index - 1] += power
         else:
             powers[dimension + 2 * (index - 1) + (conjugate is not None)] += power
+    if powers.sum() > MOST_DEGREE:
+        raise InputError(f"monomials: {name!r} has degree {powers.sum()}; expected at most {MOST_DEGREE}")
     z, conj_z = powers[dimension::2], powers[dimension + 1 :: 2]
     if not powers.any():
         raise InputError(f"monomials: {name!r} is a constant and carries no information; drop it")

@@ -22,7 +22,6 @@ from manifold.polynomials import expand
 from manifold.spaces import Space, Torus
 
 
-
 @dataclass(frozen=True, eq=False)
 class Face:
     """The set where ``u . r`` attains its maximum.

@@ -13,14 +13,15 @@ from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedErro
 from manifold.fisher_rao import FisherRaoManifold, solve_scaled
 from manifold.integrals import Cumulants
 from manifold.maxent import COARSE, FINE, MaxEntFamily
-from manifold.moment_body import Certificate, separate, support_function
+from manifold.moment_body import Certificate, certify, separate, support_function
 
 RUNAWAY = 1e15  # lambda in units of the monomials at which rounding of the moments hides their distance
 TOUCHING = 1e-13  # of the unit of u . r: nearer to the boundary the rounding of the moments decides
 CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda is linear in it
 SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
 BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
-GLANCE = 30  # rounds of the search for a separating direction while Newton is still under way
+LARGE = 100.0  # lambda in units of the monomials from which its direction is compared with the boundary
+GLANCE = 12  # rounds of the search for a separating direction while Newton is still under way
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
@@ -52,8 +53,8 @@ class MaxEntFit:
     entropy : float
         Against the uniform probability measure, nats.
     moment_error : float
-        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on a
-        rule with more nodes than the one that produced lambda, and the error of that rule.
+        Bound of the largest ``|E r - rho|`` in units of the uniform standard deviation of r: the residual on
+        a rule with more nodes than the one that produced lambda, and the error of that rule.
     lambda_error : ndarray, shape (m,)
         Bounds of the errors of lambda: ``|Cov^-1|`` times those of the moments.
     log_partition_error, entropy_error : float
@@ -198,7 +199,7 @@ class _Dual:
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
         self.searched = 0
-        self.touching: bool | None = None
+        self.asked = 0.0
         self.last = np.zeros(family.rank)
 
     def embed(self, point: np.ndarray) -> np.ndarray:
@@ -230,16 +231,29 @@ class _Dual:
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
-    def touches(self, point: np.ndarray) -> bool:
-        """Whether the moments lie on the boundary in the direction of lambda (asked once)."""
-        if self.touching is None:
-            scaled = np.abs(point * self.unit)
+    def touches(self, point: np.ndarray, size: float) -> bool:
+        """Whether the moments lie on the boundary in the direction of a large lambda (asked once a decade).
+
+        Raises
+        ------
+        InfeasibleMomentsError
+            If they lie beyond it: lambda turns to the direction that separates them best.
+        """
+        if size < self.asked:
+            return False
+        self.asked = 10 * size
+        scaled = np.abs(point * self.unit)
+        for cut in (0.1, 0.0):  # small entries of lambda may belong to a fit within the face
             direction = np.zeros(len(self.family))
-            direction[self.family.independent] = np.where(scaled > 0.1 * scaled.max(), point, 0.0)
+            direction[self.family.independent] = np.where(scaled > cut * scaled.max(), point, 0.0)
+            certificate = certify(self.family.space, self.family.monomials, direction, self.moments)
+            if certificate is not None:
+                raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
             support, _ = support_function(self.family.space, self.family.monomials, direction)
             unit = float(np.abs(direction) @ self.family.scale)
-            self.touching = support - float(direction @ self.moments) < TOUCHING * unit
-        return self.touching
+            if support - float(direction @ self.moments) < TOUCHING * unit:
+                return True
+        return False
 
     def newton(self, point: np.ndarray, limit: int, report) -> tuple[np.ndarray, int]:
         """Damped Newton on coarse rules until the decrement is small.
@@ -261,7 +275,7 @@ class _Dual:
             size = np.abs(point * self.unit).max()
             if size > 12 or step == 25:
                 self.refuse_if_infeasible(GLANCE)
-            if size > RUNAWAY or (size > 1e3 and self.touches(point)):
+            if size > RUNAWAY or (size > LARGE and self.touches(point, size)):
                 raise NotConvergedError(
                     "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
                     "the moment body (a measure on a face has them)"
@@ -312,7 +326,9 @@ class _Dual:
         best, judge, errors = None, False, []
         for _ in range(14):
             growth, extra = SECOND if judge else (1.0, 0)
-            found = self.family.evaluate(self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge)
+            found = self.family.evaluate(
+                self.embed(point), tol=FINE, growth=growth, extra=extra, verify=judge
+            )
             gradient = found.mean[self.family.independent] - self.target
             direction = -solve_scaled(covariance, gradient)
             decrement = float(np.sqrt(max(-gradient @ direction, 0.0)))
@@ -365,20 +381,23 @@ class _Dual:
         rounding = 4 * np.finfo(float).eps * float(np.abs(point) @ np.abs(self.target))
         lam = self.embed(point)
         moment_error = float(np.max(off / family.scale))
-        converged = decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
+        converged = (
+            decrement <= max(1e-6, 4 * self._floor(point, covariance)) and np.max(miss / self.unit) < 1e-7
+        )
         reason = Reason.CONVERGED
         if not converged:
             reason = Reason.ITERATIONS if exhausted else Reason.STALLED
         elif away > CERTAIN or values[0] < BLIND * values[-1]:
             reason = Reason.UNDETERMINED
+        log_error = found.errors.log_partition
         return MaxEntFit(
             family=family, moments=self.moments, lam=lam, log_partition=found.log_partition,
             entropy=found.log_partition - float(point @ self.target), moment_error=moment_error,
             fisher_rank=family.rank, condition=float(values[-1] / max(values[0], 1e-300)),
-            fisher_information=information, converged=reason is Reason.CONVERGED, reason=reason, method=method,
-            lambda_error=lambda_error,
-            log_partition_error=found.errors.log_partition + bend * float(np.abs(self.target @ inverse) @ miss),
-            entropy_error=found.errors.log_partition + rounding + bend * away**2 / 2,
+            fisher_information=information, converged=reason is Reason.CONVERGED, reason=reason,
+            method=method, lambda_error=lambda_error,
+            log_partition_error=log_error + bend * float(np.abs(self.target @ inverse) @ miss),
+            entropy_error=log_error + rounding + bend * away**2 / 2,
             diagnostics={
                 "newton_decrement": decrement, "steps": steps,
                 "nodes": [list(map(int, s)) for s in found.marginals],

@@ -5,9 +5,9 @@ Along an angle every exponent is a trigonometric polynomial ``p = sum_k p_k`` of
 
 ``|exp p(x + i y)| <= exp(p(x)) exp(K(y)),   K(y) = sum_k A_k (cosh(k y) - 1)``,
 
-so the k-th Fourier coefficient of the density is at most ``exp(K(y) - k y)`` times its mean, for every y. That
-bounds the error of a trapezoid or Gauss rule by its node count alone (Trefethen & Weideman, SIAM Review 56,
-2014, theorem 3.2): no sample of the density is involved, so no frequency can hide from it.
+so the k-th Fourier coefficient of the density is at most ``exp(K(y) - k y)`` times its mean, for every y.
+That bounds the error of a trapezoid or Gauss rule by its node count alone (Trefethen & Weideman, SIAM Review
+56, 2014, theorem 3.2): no sample of the density is involved, so no frequency can hide from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Harmonics:
 
     def __init__(self, terms: Terms):
         self.terms, self.axes = terms, terms.axes
-        self.series: list[np.ndarray] = []  # per axis: |amplitude| of harmonic k of each term, (T, degree + 1)
+        self.series: list[
+            np.ndarray
+        ] = []  # per axis: |amplitude| of harmonic k of each term, (T, degree + 1)
         self.degrees: list[int] = []
         tops = []
         for axis in terms.axes:
@@ -58,7 +60,7 @@ class Harmonics:
         return size @ self.series[a]
 
     def nodes(self, lam: np.ndarray, a: int, tol: float, *, extra: int = 0) -> int:
-        """Nodes of a global rule along axis a that integrates ``exp(lambda . f)`` to a relative error ``tol``.
+        """Nodes of a global rule along axis a that integrates ``exp(lambda . f)`` to a relative ``tol``.
 
         Holds for the density times any polynomial of degree ``extra`` as well, relative to its largest value,
         and for products of rules axis by axis, because all weights are positive.

@@ -215,7 +215,9 @@ def separate(family, moments: np.ndarray, *, seed: int = 0, rounds: int = 300) -
         order = levels.argsort(descending=True)
         top = float(levels[order[0]] - direction @ mean)
         if u @ target - top > 0:
-            found = _certify(family, direction, moments, seed, ends[order[:16]])
+            found = certify(
+                family.space, family.monomials, direction, moments, seed=seed, points=ends[order[:16]]
+            )
             if found is not None:
                 return found
         gain = top - float(u @ (weights[active] @ atoms))
@@ -227,18 +229,35 @@ def separate(family, moments: np.ndarray, *, seed: int = 0, rounds: int = 300) -
     return None
 
 
-def _certify(
-    family, direction: np.ndarray, moments: np.ndarray, seed: int, points: Tensor
-) -> Certificate | None:
+def certify(
+    space: Space, monomials: Monomials, direction: np.ndarray, moments: np.ndarray, *, seed: int = 0,
+    points: Tensor | None = None,
+) -> Certificate | None:  # fmt: skip
+    """The certificate that a direction separates moments from the moment body; None if it does not.
+
+    Parameters
+    ----------
+    space : Space
+    monomials : Monomials
+    direction, moments : ndarray, shape (m,)
+    seed : int
+        Of the 256 searches for ``h(u)``.
+    points : Tensor, optional
+        Further starting points.
+
+    Returns
+    -------
+    Certificate or None
+    """
     direction = direction / np.linalg.norm(direction)
     starts = 256
     support, where = support_function(
-        family.space, family.monomials, direction, starts=starts, seed=seed + 1, points=points
+        space, monomials, direction, starts=starts, seed=seed + 1, points=points
     )
     value = float(direction @ moments)
     if value - support <= 1e-12 * (abs(value) + abs(support)):
         return None
-    return Certificate(direction, value, support, where, starts + len(points))
+    return Certificate(direction, value, support, where, starts + (0 if points is None else len(points)))
 
 
 def _hull_weights(atoms: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifold.errors import InputError, NotConvergedError
+from manifold.errors import InfeasibleMomentsError, InputError, NotConvergedError
+from manifold.moment_body import certify
 from manifold.monomials import Monomials
 from manifold.sampling import RHAT_LIMIT, Samples, TemperedSampler
 from manifold.spaces import Space
@@ -97,6 +98,8 @@ def fit_by_sampling(
     ------
     InputError
         If the number of moments is wrong or one is not finite.
+    InfeasibleMomentsError
+        If the direction of lambda separates the moments from those of all measures.
     NotConvergedError
         If chains do not mix (R-hat of some monomial above `RHAT_LIMIT`) or the aimed error is missed; carries
         the fit as ``partial``.
@@ -113,6 +116,7 @@ def fit_by_sampling(
             report(step, steps, message)
 
     lam = _approach(sampler, moments, rounds, sweeps, tell)
+    _refuse_infeasible(space, monomials, moments, lam)
     sampler.prepare(lam, particles=UNTEMPERED * columns)
     average = _Averaging(moments, tol, doublings, tell)
     fit = average.run(sampler.untempered(UNTEMPERED * columns), lam, 6 * sweeps, rounds, patience=3)
@@ -184,6 +188,21 @@ def _joined(samples: Samples, ladder: Samples) -> Samples:
     )  # fmt: skip
 
 
+def _refuse_infeasible(space: Space, monomials: Monomials, moments: np.ndarray, lam: np.ndarray) -> None:
+    """Moments that no measure has drive lambda in a direction that separates them.
+
+    Raises
+    ------
+    InfeasibleMomentsError
+        With that direction.
+    """
+    if not np.abs(lam).max() > 0:
+        return
+    certificate = certify(space, monomials, lam, moments)
+    if certificate is not None:
+        raise InfeasibleMomentsError(certificate.sentence(monomials.names), certificate)
+
+
 def _check_independent(sampler: TemperedSampler, monomials: Monomials) -> None:
     """Refuse monomials that are constant on the space or affine combinations of others.
 
@@ -214,6 +233,13 @@ def _approach(
     The dual is convex, so along a step its slope, the residual in that direction, can only fall: a step
     on which it turns round by more than half is shortened. Moments jump where modes compete; that keeps
     lambda on the side where all of them are seen.
+
+    Raises
+    ------
+    InfeasibleMomentsError
+        If lambda runs away in a direction that separates the moments.
+    NotConvergedError
+        If it runs to densities too concentrated for the sampler.
     """
     uniform = sampler.form.values(
         sampler.space.uniform(20000, generator=sampler.generator).to(sampler.device)
@@ -235,7 +261,11 @@ def _approach(
         if size < 4 * noise:
             length = min(2 * length, 32 * sweeps)
         while True:
-            sampler.prepare(lam + gain * move)
+            try:
+                sampler.prepare(lam + gain * move)
+            except NotConvergedError:  # too concentrated, which no measure with these moments may be
+                _refuse_infeasible(sampler.space, sampler.monomials, moments, lam + gain * move)
+                raise
             found = sampler.run(lam + gain * move, sweeps=length, warmup=sweeps)
             slack = 3 * float(np.linalg.norm(move * found.standard_error))
             if (moments - found.mean) @ move > -0.5 * slope - slack or gain < 1e-3:
@@ -251,9 +281,9 @@ class _Pool:
     """Solutions of ``E r = rho`` by several runs, each reweighted on its own, averaged by their length.
 
     A run at ``lambda`` knows the moments at ``lambda + d`` by the weights ``exp(d . r)`` (not linear in d:
-    a linear step is biased where the moments are skew). Every column carries its own influence on the solution
-    through all runs, so that their spread is an honest error even if runs are correlated. Runs that start too
-    far away (`REACH` standard deviations) only tell where to go.
+    a linear step is biased where the moments are skew). Every column carries its own influence on the
+    solution through all runs, so that their spread is an honest error even if runs are correlated. Runs
+    that start too far away (`REACH` standard deviations) only tell where to go.
     """
 
     def __init__(self, moments: np.ndarray):
@@ -316,7 +346,7 @@ def _weights(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _reweighted(records: np.ndarray, moments: np.ndarray, shift: np.ndarray) -> _Solution | None:
-    """Newton for the shift of lambda at which weighted samples have the moments; None if they do not reach."""
+    """The shift of lambda at which weighted samples have the moments, by Newton; None if out of reach."""
     sweeps, columns, m = records.shape
     values = records.reshape(-1, m)
     for _ in range(50):

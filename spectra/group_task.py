@@ -77,11 +77,12 @@ class GroupTask(Functional):
 
     @property
     def potential_count(self) -> int:
-        """Number m of independent potentials of the loss (n >= 3, all pairs)."""
+        """Number m of independent potentials of the loss (n >= 3, all pairs): squares times outputs."""
         n = self.group.order
+        squares = n * n
         if self.tied:
-            return n * (n - 1) ** 2 // 2 if self.centred else n * (n * n - 1) // 2
-        return n * n * (n - 1) if self.projected else n**3
+            squares = n * (n - 1) // 2 if self.centred else n * (n + 1) // 2
+        return squares * (n - int(self.projected or self.centred))
 
     @property
     @override

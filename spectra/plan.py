@@ -19,7 +19,7 @@ from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
-from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
@@ -212,7 +212,7 @@ def plan_spectrum(
         return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
-        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total + BESIDE)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = dense_span_memory(small, large)
@@ -246,7 +246,7 @@ def dense_memory(size: int) -> int:
     """Bytes at the peak of a dense spectrum: tables of N x N, and what every analysis needs beside them.
 
     Measured at N = 3,150 and 6,300 with eigenvectors (8.9 and 8.5 tables: the matrix, the solver's copy and
-    work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
+    work space, eigenvectors twice, their image, residual and defect); without them four are assumed.
     """
     return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
 
@@ -275,7 +275,7 @@ def _density_plan(operator: str, size: int, potentials: Monomials | None) -> Spe
             "eigenvalues: expected the wasserstein operator and all potentials for a density; the other "
             "spectra are small enough to ask for all"
         )
-    memory = 8 * size * (STEPS + 64)
+    memory = 8 * size * (STEPS + 64) + BESIDE
     return SpectrumPlan(
         operator, "full", "particles", size, False, None, memory, density=True, products=PROBES * STEPS
     )
@@ -324,7 +324,7 @@ def _blocks_plan(
         raise TooLargeError(f"{why_not_dense}; {error}") from error
     size = len(structure.labels)
     return SpectrumPlan(
-        operator, "full", "particles", size, False, None, structure.memory, blocks=True,
+        operator, "full", "particles", size, False, None, structure.memory + BESIDE, blocks=True,
         products=structure.predicted_products,
     )  # fmt: skip
 
@@ -496,6 +496,8 @@ def _particle_spectrum(
         return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
     inside = plan.subspace == "complement"
     operator = deflated if inside else full
+    if inside:  # a turned space: twice the angle times the norm, itself at most twice what powers show
+        uncertainty += 4 * deflated.space.tilt * power_norm(full, seed=seed)
     local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()

@@ -96,6 +96,8 @@ def relative_rounding(
 def _moved(measure: ParticleMeasure, seed: int) -> Iterator[ParticleMeasure]:
     rng = np.random.default_rng(seed)
     sizes = measure.points.abs() if measure.scale is None else measure.scale
+    if not bool((sizes > 0).any()):
+        sizes = torch.ones_like(sizes)  # a network of zeros has no size of its own
     for _ in range(MOVES):
         noise = torch.as_tensor(rng.standard_normal(sizes.shape), device=sizes.device)
         yield dataclasses.replace(measure, points=measure.points + STEP * sizes * noise)

@@ -9,7 +9,8 @@ import torch
 
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import Abs, Relu
+from spectra.activations import Abs, Gelu, Relu, Tanh
+from spectra.block_solvers import block_spectrum
 from spectra.constructions import f6
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
@@ -300,3 +301,33 @@ def test_uncertainty_of_the_operator_bounds_its_change_under_rounding():
         worst = max(worst, float(torch.linalg.matrix_norm(other - full, 2)))
     assert 0 < worst < bound < 1000 * worst
     assert math.isfinite(bound)
+
+
+@pytest.mark.parametrize("orders", [(3,), (4,), (5,), (2, 2)])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("loss", ["projected_mse", "mse", "cross_entropy"])
+def test_as_many_potentials_as_functions_are_independent(orders, tied, centred, loss):
+    """Counted by the rank of their values at more random neurons than there are functions."""
+    task = GroupTask(FiniteAbelianGroup(orders), loss=loss, centred=centred, tied=tied)
+    n = task.group.order
+    rng = np.random.default_rng(0)
+    neurons = task.potential_count + 10
+    a, b, c = task.embed(torch.as_tensor(rng.standard_normal((neurons, task.dimension))))
+    values = torch.as_tensor(task.group.real_basis) * n**0.5
+    squares = ((a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]).square().reshape(neurons, -1)
+    functions = (squares[:, :, None] * (c @ values.T)[:, None, :]).reshape(neurons, -1)
+    assert int(torch.linalg.matrix_rank(functions, rtol=1e-9)) == task.potential_count
+
+
+@pytest.mark.parametrize("activation", [Relu(), Tanh(), Gelu()])
+def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
+    """Its derivatives cancel in sums over pairs: what is left is rounding, of which no norm tells the size."""
+    group = FiniteAbelianGroup((5,))
+    zero = torch.zeros(5, 12, dtype=torch.float64)
+    task = OutputTask(group, activation)
+    measure = GroupNetwork(group, zero, zero, zero, activation=activation).measure()
+    uncertainty = operator_uncertainty(task, measure)
+    assert uncertainty > 0
+    found = block_spectrum(SecondVariation(task.linearise(measure)), 3, uncertainty=uncertainty)
+    assert signs(found.widened(uncertainty).counts) == (0, 0, 0)
