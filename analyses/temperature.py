@@ -159,7 +159,7 @@ def _document(
     names = (
         "rho", "second_variation", "rates", "rate_errors", "free_energy", "symmetry_zeros", "error",
         "rho_error",
-        "second_variation_error", "condition", "stable",
+        "second_variation_error", "lowest", "condition", "stable",
     )  # fmt: skip
     return {
         "space": energy.space.name,

@@ -16,6 +16,7 @@ from analyses.verification.span import Span, compressed, row_space, symmetry_com
 SAFETY = 16.0  # between the rounding of doubles that was seen and what extended precision is trusted to
 FIXED_WORK = 2e6  # integer multiplications of about a third of a microsecond: below, always
 MOST_FIXED_WORK = 1e7  # and up to here where extended precision leaves the space in doubt
+SMALLEST_GRADIENT = 1e-30  # over the largest: tails of tanh and GELU may lie below any number of places
 LEAST_PIVOT = 1e-5  # of T_R over the largest: below, its basis loses digits of extended precision
 
 
@@ -112,7 +113,7 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
     norm = float(np.abs(numbers.extended(parts.hessian)).sum(1).max(initial=0))
     found = _scaled(eigenvalues_of(inside, numbers), scale, rounding + 4 * doubt * norm)
     return DenseReference(
-        kink, found, space.rank, _certain(space, numbers), _leak(parts.hessian, space, numbers, scale), parts,
+        kink, found, space.rank, subspace != "span" or _certain(space, parts.jacobian, numbers), _leak(parts.hessian, space, numbers, scale), parts,
         numbers, space.least,
     )  # fmt: skip
 
@@ -123,8 +124,12 @@ def _assembled(problem: RawProblem, numbers: Numbers, kink: float, span: bool) -
     return parts, _rounding(problem, parts, numbers)
 
 
-def _certain(space: Span, numbers: Numbers) -> bool:
-    """Kept and dropped pivots are far apart."""
+def _certain(space: Span, jacobian: np.ndarray, numbers: Numbers) -> bool:
+    """Kept and dropped pivots are far apart, and no gradient is so small that its digits were cut off."""
+    sizes = np.abs(numbers.extended(jacobian))
+    seen = sizes[sizes > 0]
+    if len(seen) and seen.min() < SMALLEST_GRADIENT * seen.max():
+        return False
     if isinstance(numbers, Fixed):
         return space.least > 1e-40 and space.dropped < 1e-50
     return space.least > 1e6 * max(space.dropped, numbers.eps)

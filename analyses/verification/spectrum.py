@@ -85,6 +85,10 @@ def spectrum_checks(claim: SpectrumClaim, references: Sequence[DenseReference]) 
     -------
     list of Check
     """
+    doubtful = [r for r in references if not r.rank_certain and r.rank != claim.dimension]
+    if doubtful:
+        why = f"the rank of T_R at the stored numbers is in doubt, least pivot {doubtful[0].least:.0e}"
+        return [unchecked("spectrum", None, why)]
     each = [_against(claim, reference) for reference in references]
     return [max(same, key=gravity) for same in zip(*each, strict=True)]
 
