@@ -16,7 +16,7 @@ from analyses.verification.span import Span, compressed, row_space, symmetry_com
 SAFETY = 16.0  # between the rounding of doubles that was seen and what extended precision is trusted to
 FIXED_WORK = 2e6  # integer multiplications of about a third of a microsecond: below, always
 MOST_FIXED_WORK = 1e7  # and up to here where extended precision leaves the space in doubt
-SMALLEST_GRADIENT = 1e-30  # over the largest: tails of tanh and GELU may lie below any number of places
+TAILS, LONGEST_TAIL = ("tanh", "gelu"), 10.0  # pre-activations beyond leave gradients of 1e-23 and less
 LEAST_PIVOT = 1e-5  # of T_R over the largest: below, its basis loses digits of extended precision
 
 
@@ -107,13 +107,14 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
     else:
         space = symmetry_complement(problem, numbers, kink=kink)
     inside = compressed(parts.hessian, space, numbers)
+    certain = subspace != "span" or _certain(space, problem, numbers)
     doubt = (
         0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
     )
     norm = float(np.abs(numbers.extended(parts.hessian)).sum(1).max(initial=0))
     found = _scaled(eigenvalues_of(inside, numbers), scale, rounding + 4 * doubt * norm)
     return DenseReference(
-        kink, found, space.rank, subspace != "span" or _certain(space, parts.jacobian, numbers), _leak(parts.hessian, space, numbers, scale), parts,
+        kink, found, space.rank, certain, _leak(parts.hessian, space, numbers, scale), parts,
         numbers, space.least,
     )  # fmt: skip
 
@@ -124,12 +125,12 @@ def _assembled(problem: RawProblem, numbers: Numbers, kink: float, span: bool) -
     return parts, _rounding(problem, parts, numbers)
 
 
-def _certain(space: Span, jacobian: np.ndarray, numbers: Numbers) -> bool:
-    """Kept and dropped pivots are far apart, and no gradient is so small that its digits were cut off."""
-    sizes = np.abs(numbers.extended(jacobian))
-    seen = sizes[sizes > 0]
-    if len(seen) and seen.min() < SMALLEST_GRADIENT * seen.max():
-        return False
+def _certain(space: Span, problem: RawProblem, numbers: Numbers) -> bool:
+    """Kept and dropped pivots are far apart, and no tail of tanh or GELU lies below the digits there are."""
+    if problem.activation in TAILS:
+        b = problem.a if problem.b is None else problem.b
+        if np.abs(problem.a).max() + np.abs(b).max() > LONGEST_TAIL:
+            return False
     if isinstance(numbers, Fixed):
         return space.least > 1e-40 and space.dropped < 1e-50
     return space.least > 1e6 * max(space.dropped, numbers.eps)
