@@ -72,7 +72,11 @@ class SquaredError(OutputLoss):
 
 
 class CrossEntropy(OutputLoss):
-    """``-log softmax(f)[target]`` in nats."""
+    """``-log softmax(f)[target]`` in nats.
+
+    Of saturated outputs one probability is 1 to the last digit, and what counts is how far it is from 1: the
+    sum of the others, never a difference.
+    """
 
     @override
     def value(self, f: Tensor, target: Tensor) -> Tensor:
@@ -80,17 +84,25 @@ class CrossEntropy(OutputLoss):
 
     @override
     def gradient(self, f: Tensor, target: Tensor) -> Tensor:
-        return f.softmax(-1) - torch.nn.functional.one_hot(target, f.shape[-1]).to(f)
+        p = f.softmax(-1).scatter(-1, target[:, None], 0.0)
+        return p.scatter(-1, target[:, None], -p.sum(-1, keepdim=True))
 
     @override
     def curvature(self, f: Tensor, change: Tensor) -> Tensor:
         p = f.softmax(-1)
-        return p * (change - (p * change).sum(-1, keepdim=True))
+        return p * self._centred(p, change)
 
     @override
     def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
         p = f.softmax(-1)
-        return p.sqrt() * (features - (p * features).sum(-1, keepdim=True))
+        return p.sqrt() * self._centred(p, features)
+
+    @staticmethod
+    def _centred(p: Tensor, change: Tensor) -> Tensor:
+        """``change - sum p change``, from what it is at the most likely output."""
+        top = p.argmax(-1, keepdim=True).expand(*change.shape[:-1], 1)
+        apart = change - change.gather(-1, top)
+        return apart - (p * apart).sum(-1, keepdim=True)
 
 
 class ListChunk:
