@@ -331,3 +331,14 @@ def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
     assert uncertainty > 0
     found = block_spectrum(SecondVariation(task.linearise(measure)), 3, uncertainty=uncertainty)
     assert signs(found.widened(uncertainty).counts) == (0, 0, 0)
+
+
+def test_coordinates_that_are_rounding_do_not_count_for_the_rank():
+    """F6 has exact zeros that Fourier coordinates make 1e-17: scaled up they once hid the rest, or counted."""
+    network = f6(FiniteAbelianGroup((3, 3)))
+    found = answer(network, subspace="span")
+    n, q = network.a.shape
+    assert 0 < found.rank <= q * (3 * n - 3)
+    assert found.rank == int(torch.linalg.matrix_rank(
+        SecondVariation(GroupTask(network.group).linearise(network.measure())).weighted_gradients(), rtol=1e-9
+    ))  # fmt: skip
