@@ -334,7 +334,7 @@ def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
 
 
 def test_coordinates_that_are_rounding_do_not_count_for_the_rank():
-    """F6 has exact zeros that Fourier coordinates make 1e-17: scaled up they once hid the rest, or counted."""
+    """Fourier coordinates make 1e-17 of exact zeros of F6: scaled up they once hid the rest, or counted."""
     network = f6(FiniteAbelianGroup((3, 3)))
     found = answer(network, subspace="span")
     n, q = network.a.shape
