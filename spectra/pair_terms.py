@@ -23,7 +23,15 @@ TABLE_BYTES = 192 * 2**20  # tables over all pairs that are kept between product
 
 
 class OutputLoss(ABC):
-    """A loss of one output vector f in R^n and its target index; batches along axis 0."""
+    """A loss of one output vector f in R^n and its target index; batches along axis 0.
+
+    Attributes
+    ----------
+    sees_mean : bool
+        Whether the loss changes when a number is added to all outputs.
+    """
+
+    sees_mean: bool = True
 
     @abstractmethod
     def value(self, f: Tensor, target: Tensor) -> Tensor:
@@ -77,6 +85,8 @@ class CrossEntropy(OutputLoss):
     Of saturated outputs one probability is 1 to the last digit, and what counts is how far it is from 1: the
     sum of the others, never a difference.
     """
+
+    sees_mean = False
 
     @override
     def value(self, f: Tensor, target: Tensor) -> Tensor:
@@ -192,7 +202,10 @@ class PairTerm(Term):
         self.sigma, self.gain = activation, 1 / (2 * self.n) if gain is None else gain
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
-        self.a, self.b, self.c = self._positions(neurons)
+        a, b, c = neurons
+        if not loss.sees_mean:  # a large one would round the outputs that count
+            c = torch.cat([torch.zeros_like(c[..., :1]), c[..., 1:]], dim=-1)
+        self.a, self.b, self.c = self._positions((a, b, c))
         self._weighted_c = self.c * weights
         self._kept: list[_Tables] | None = None
         self._buffers: Tensor | None = None
