@@ -185,3 +185,6 @@ def test_intrinsic_dimension_uses_the_heaviest_points_with_their_weights():
     few = np.concatenate([np.ones(4), np.full(11, 0.02)])
     assert np.isnan(intrinsic_dimension(Sphere(1), points, few).value)  # fewer than ten carry 99 %
     assert np.isfinite(intrinsic_dimension(Sphere(1), points[:12][:10]).value)
+    for light, known in ((0.02, False), (0.04, False), (0.06, True)):  # 4.4, 4.8 and 5.4 effective points
+        found = np.concatenate([np.ones(4), np.full(11, light)])
+        assert np.isfinite(intrinsic_dimension(Sphere(1), points, found).value) == known
