@@ -80,17 +80,24 @@ class CrossEntropy(OutputLoss):
 
     @override
     def gradient(self, f: Tensor, target: Tensor) -> Tensor:
-        return f.softmax(-1) - torch.nn.functional.one_hot(target, f.shape[-1]).to(f)
+        others = f.softmax(-1).scatter(-1, target[:, None], 0.0)  # 1 - p of a sure answer is their sum
+        return others.scatter(-1, target[:, None], -others.sum(-1, keepdim=True))
 
     @override
     def curvature(self, f: Tensor, change: Tensor) -> Tensor:
-        p = f.softmax(-1)
+        p, change = f.softmax(-1), _beside_largest(f, change)
         return p * (change - (p * change).sum(-1, keepdim=True))
 
     @override
     def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
-        p = f.softmax(-1)
+        p, features = f.softmax(-1), _beside_largest(f, features)
         return p.sqrt() * (features - (p * features).sum(-1, keepdim=True))
+
+
+def _beside_largest(f: Tensor, change: Tensor) -> Tensor:
+    """Changes less that of the largest output: softmax sees no difference, a sure one rounds less."""
+    top = f.argmax(-1, keepdim=True)
+    return change - change.gather(-1, top.expand(*change.shape[:-1], 1))
 
 
 class ListChunk:

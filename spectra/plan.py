@@ -496,6 +496,8 @@ def _particle_spectrum(
         return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
     inside = plan.subspace == "complement"
     operator = deflated if inside else full
+    if not operator.dimension:
+        return dense_spectrum(operator)
     if inside:  # a turned space: twice the angle times the norm, itself at most twice what powers show
         uncertainty += 4 * deflated.space.tilt * power_norm(full, seed=seed)
     local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
