@@ -107,7 +107,7 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
     else:
         space = symmetry_complement(problem, numbers, kink=kink)
     inside = compressed(parts.hessian, space, numbers)
-    certain = subspace != "span" or _certain(space, problem, numbers)
+    certain = not _long_tails(problem) and (subspace != "span" or _certain(space, numbers))
     doubt = (
         0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
     )
@@ -125,12 +125,14 @@ def _assembled(problem: RawProblem, numbers: Numbers, kink: float, span: bool) -
     return parts, _rounding(problem, parts, numbers)
 
 
-def _certain(space: Span, problem: RawProblem, numbers: Numbers) -> bool:
-    """Kept and dropped pivots are far apart, and no tail of tanh or GELU lies below the digits there are."""
-    if problem.activation in TAILS:
-        b = problem.a if problem.b is None else problem.b
-        if np.abs(problem.a).max() + np.abs(b).max() > LONGEST_TAIL:
-            return False
+def _long_tails(problem: RawProblem) -> bool:
+    """Whether tails of tanh or GELU may lie below the digits there are."""
+    b = problem.a if problem.b is None else problem.b
+    return problem.activation in TAILS and np.abs(problem.a).max() + np.abs(b).max() > LONGEST_TAIL
+
+
+def _certain(space: Span, numbers: Numbers) -> bool:
+    """Kept and dropped pivots are far apart."""
     if isinstance(numbers, Fixed):
         return space.least > 1e-40 and space.dropped < 1e-50
     return space.least > 1e6 * max(space.dropped, numbers.eps)

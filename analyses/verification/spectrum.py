@@ -135,7 +135,7 @@ def _ends(
     true = true[::-1] if descending else true
     if not len(values):
         return unchecked(name, [], "nothing is listed")
-    if len(values) > len(true):
+    if len(values) > min(len(true), claim.dimension):
         return Check(
             name, len(values), len(true), "more values are listed than the space has", method, False, np.inf
         )
