@@ -21,7 +21,7 @@ CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda
 SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
 BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
 LARGE = 100.0  # lambda in units of the monomials from which its direction is compared with the boundary
-GLANCE = 12  # rounds of the search for a separating direction while Newton is still under way
+AGAIN = 30.0  # by how much lambda grows until that is asked again
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
@@ -198,7 +198,7 @@ class _Dual:
         self.family, self.moments = family, moments
         self.target = moments[family.independent]
         self.unit = family.scale[family.independent]
-        self.searched = 0
+        self.searched = False
         self.asked = 0.0
         self.last = np.zeros(family.rank)
 
@@ -216,23 +216,23 @@ class _Dual:
         covariance = None if found.covariance is None else found.covariance[np.ix_(keep, keep)]
         return found.log_partition, found.mean[keep], covariance
 
-    def refuse_if_infeasible(self, rounds: int = 300) -> None:
-        """Raise with a verified separating direction if there is one; a short search first, a long one once.
+    def refuse_if_infeasible(self) -> None:
+        """Raise with a verified separating direction if there is one (searched once).
 
         Raises
         ------
         InfeasibleMomentsError
             If there is one.
         """
-        if self.searched >= rounds:
+        if self.searched:
             return
-        self.searched = rounds
-        certificate = separate(self.family, self.moments, rounds=rounds)
+        self.searched = True
+        certificate = separate(self.family, self.moments)
         if certificate is not None:
             raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
 
     def touches(self, point: np.ndarray, size: float) -> bool:
-        """Whether the moments lie on the boundary in the direction of a large lambda (asked once a decade).
+        """Whether the moments lie on the boundary in the direction of a large lambda (asked now and then).
 
         Raises
         ------
@@ -241,17 +241,22 @@ class _Dual:
         """
         if size < self.asked:
             return False
-        self.asked = 10 * size
+        self.asked = AGAIN * size
+        space, monomials = self.family.space, self.family.monomials
         scaled = np.abs(point * self.unit)
-        for cut in (0.1, 0.0):  # small entries of lambda may belong to a fit within the face
+        kept = [scaled > 0.1 * scaled.max()]  # small entries of lambda may belong to a fit within the face
+        if not kept[0].all():
+            kept.append(np.ones_like(kept[0]))
+        for entries in kept:
             direction = np.zeros(len(self.family))
-            direction[self.family.independent] = np.where(scaled > cut * scaled.max(), point, 0.0)
-            certificate = certify(self.family.space, self.family.monomials, direction, self.moments)
-            if certificate is not None:
-                raise InfeasibleMomentsError(certificate.sentence(self.family.monomials.names), certificate)
-            support, _ = support_function(self.family.space, self.family.monomials, direction)
+            direction[self.family.independent] = np.where(entries, point, 0.0)
+            support, _ = support_function(space, monomials, direction)
+            gap = support - float(direction @ self.moments)
             unit = float(np.abs(direction) @ self.family.scale)
-            if support - float(direction @ self.moments) < TOUCHING * unit:
+            certificate = certify(space, monomials, direction, self.moments) if gap < 0 else None
+            if certificate is not None:
+                raise InfeasibleMomentsError(certificate.sentence(monomials.names), certificate)
+            if gap < TOUCHING * unit:
                 return True
         return False
 
@@ -273,8 +278,6 @@ class _Dual:
             if decrement < max(1e-5, self._floor(point, covariance)):
                 return point, step
             size = np.abs(point * self.unit).max()
-            if size > 12 or step == 25:
-                self.refuse_if_infeasible(GLANCE)
             if size > RUNAWAY or (size > LARGE and self.touches(point, size)):
                 raise NotConvergedError(
                     "maximum-entropy fit: lambda grows without bound, so the moments lie on the boundary of "
