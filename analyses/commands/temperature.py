@@ -149,4 +149,5 @@ def _summary(document: dict[str, Any]) -> str:
 def _length(branch: dict[str, Any], place: int) -> str:
     """|rho| at a temperature, 0 where it is not more than its bound."""
     size = float(np.linalg.norm(branch["rho"][place]))
-    return f"{size:.6g}" if size > branch["error"][place] else "0"
+    error = branch["error"][place]
+    return f"{size:.6g}" if error is None or size > error else "0"

@@ -155,3 +155,16 @@ def test_the_threshold_itself_counts_and_a_start_alone_has_its_own_interval():
     assert found.cumulative([0.0, 1.0]).count.tolist() == [1.0, 2.0]
     with pytest.raises(AttributeError):
         found.dimension = 3
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e8])
+def test_an_invariant_space_is_recognised_at_any_scale(scale):
+    """Three eigenvalues, twenty steps: three nodes, whatever the size of the operator; no weight beyond."""
+    turn = torch.linalg.qr(
+        torch.randn(40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )[0]
+    values = scale * torch.tensor([-1.0] * 10 + [0.5] * 20 + [2.0] * 10, dtype=torch.float64)
+    found = spectral_density(DenseOperator(turn * values @ turn.T), probes=3, steps=20, seed=4)
+    assert ((found.weights > 0).sum(1) == 3).all()
+    assert found.nodes[:, :3] / scale == pytest.approx(np.tile([-1.0, 0.5, 2.0], (3, 1)), rel=1e-10)
+    assert found.weights.sum(1) == pytest.approx(1)
