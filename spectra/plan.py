@@ -27,7 +27,7 @@ from spectra.long_lanczos import BASIS_BYTES
 from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
-from spectra.rounding import arithmetic, of_points, relative_rounding
+from spectra.rounding import arithmetic, of_points, of_rows
 from spectra.single_precision import in_single_precision
 from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
@@ -448,11 +448,17 @@ def _span_spectrum(
         return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
 
     if plan.metric:
-        metric = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
-        space = tangent_space_of_metric(metric, deflated.space, functions=m)
+        metric = _metric(functional, measure)
+
+        def roots(at: ParticleMeasure) -> torch.Tensor:
+            return _metric(functional, at).diagonal().sqrt()[:, None]
+
+        moved = of_rows(measure, roots, metric.diagonal().sqrt()[:, None])
+        space = tangent_space_of_metric(metric, deflated.space, functions=m, moved=moved)
+        del metric
     else:
         table = gradients(measure)
-        noise = relative_rounding(measure, gradients, table)
+        noise = of_rows(measure, gradients, table)
         space = tangent_space(table, deflated.space, functions=m, noise=noise)
         del table
     restricted = RestrictedVariation(full, space)
@@ -466,6 +472,13 @@ def _span_spectrum(
         plan, found, space.rank, space.gap, deflated.removed, leak,
         lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
     )  # fmt: skip
+
+
+def _metric(functional: Functional, measure: ParticleMeasure) -> torch.Tensor:
+    """A positive definite form of all gradients, (N, N); rounding leaves no diagonal entry below zero."""
+    form = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
+    form.diagonal().clamp_min_(0)
+    return form
 
 
 def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:

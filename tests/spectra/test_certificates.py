@@ -331,3 +331,36 @@ def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
     assert uncertainty > 0
     found = block_spectrum(SecondVariation(task.linearise(measure)), 3, uncertainty=uncertainty)
     assert signs(found.widened(uncertainty).counts) == (0, 0, 0)
+
+
+def test_coordinates_that_are_rounding_do_not_count_for_the_rank():
+    """Fourier coordinates make 1e-17 of exact zeros of F6: scaled up they once hid the rest, or counted."""
+    network = f6(FiniteAbelianGroup((3, 3)))
+    found = answer(network, subspace="span")
+    n, q = network.a.shape
+    assert 0 < found.rank <= q * (3 * n - 3)
+    assert found.rank == int(torch.linalg.matrix_rank(
+        SecondVariation(GroupTask(network.group).linearise(network.measure())).weighted_gradients(), rtol=1e-9
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_cross_entropy_loses_no_digit_to_a_mean_of_c(size):
+    """softmax does not see it: it is an exact null direction, however large."""
+    a, b, c = (torch.round(2**20 * w) / 2**20 for w in raw(4, 3, 5))
+    group = FiniteAbelianGroup((4,))
+    plain, moved = (answer(GroupNetwork(group, a, b, x), "cross_entropy").spectrum for x in (c, c + size))
+    assert np.abs(plain.eigenvalues - moved.eigenvalues).max() < 1e-13 * plain.norm
+    assert signs(moved.counts)[1] == 2 * 3
+    assert moved.counts.certified
+
+
+def test_a_tail_that_vanishes_in_double_precision_is_no_missing_direction():
+    """gelu far below zero is 1e-300, not zero: its directions may be in span(R)."""
+    a, b, c = raw(4, 3, 6)
+    network = GroupNetwork(FiniteAbelianGroup((4,)), a - 60 * torch.eye(3)[0], b, c, activation=Gelu())
+    task = OutputTask(network.group, network.activation, gain=network.gain)
+    assert bool(task.linearise(network.measure()).reached().all())
+    dead = GroupNetwork(network.group, network.a, b, c, activation=Relu())
+    task = OutputTask(network.group, dead.activation, gain=dead.gain)
+    assert not bool(task.linearise(dead.measure()).reached()[0].any())
