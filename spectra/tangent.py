@@ -22,6 +22,7 @@ from spectra.rounding import EPS, SAFETY
 
 METRIC_UNITS = 4  # units in the last place, of eigenvalues of a metric, under the root
 CLEAR = 1e6  # times its noise: what a row must be to count for the rank
+SMALLEST = 1e-290  # below, numbers lose digits
 UNCLEAR = 0.1  # angle (radians) from which a basis says nothing about the space
 
 
@@ -79,11 +80,11 @@ def tangent_space(
     noise = EPS * rows if noise is None else noise
     reached = int((rows > 0).sum()) if space is None else space.dimension
     bound = min(reached, gradients.shape[1] if functions is None else functions)
-    clear = rows > CLEAR * noise
+    clear = rows > (CLEAR * noise).clamp_min(SMALLEST)
     if not bool(clear.any()):
         return TangentSpace(gradients[:, :0], bound, 0.0, 0.0)
     level = float((noise[clear] / rows[clear]).max())
-    even = torch.where(clear, 1 / rows, 0.0)[:, None] * gradients
+    even = torch.where(clear[:, None], gradients / torch.where(clear, rows, 1.0)[:, None], 0.0)
     left, sizes, _ = torch.linalg.svd(even, full_matrices=False)
     rank = min(int((sizes > max(gradients.shape) * level * float(sizes[0])).sum()), bound)
     gap = float(sizes[rank] / sizes[rank - 1]) if 0 < rank < len(sizes) else 0.0
