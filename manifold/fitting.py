@@ -18,10 +18,11 @@ from manifold.moment_body import Certificate, certify, separate, support_functio
 RUNAWAY = 1e15  # lambda in units of the monomials at which rounding of the moments hides their distance
 TOUCHING = 1e-13  # of the unit of u . r: nearer to the boundary the rounding of the moments decides
 CERTAIN = 0.05  # standard deviations of error in the moments up to which lambda is linear in it
-SECOND = (1.3, 2)  # factor and nodes more on every axis of the rule that judges a fit
+SECOND = (1.0, 2)  # factor and nodes more on every axis of the rule that judges a fit
 BLIND = 1e-11  # eigenvalue of the scaled Fisher information that rounding of its entries hides
-LARGE = 100.0  # lambda in units of the monomials from which its direction is compared with the boundary
-AGAIN = 30.0  # by how much lambda grows until that is asked again
+LARGE = 12.0  # lambda in units of the monomials from which its direction is compared with the boundary
+CLOSE = 1e-2  # of the unit of u . r, within which the boundary is searched for in earnest
+SOON, LATER = 3.0, 30.0  # by how much lambda grows until that is asked again, at first and far out
 CHEAP = 3e5  # nodes up to which the Fisher information is computed on fine rules too
 
 
@@ -241,7 +242,7 @@ class _Dual:
         """
         if size < self.asked:
             return False
-        self.asked = AGAIN * size
+        self.asked = size * (SOON if size < 30 * LARGE else LATER)
         space, monomials = self.family.space, self.family.monomials
         scaled = np.abs(point * self.unit)
         kept = [scaled > 0.1 * scaled.max()]  # small entries of lambda may belong to a fit within the face
@@ -250,9 +251,11 @@ class _Dual:
         for entries in kept:
             direction = np.zeros(len(self.family))
             direction[self.family.independent] = np.where(entries, point, 0.0)
-            support, _ = support_function(space, monomials, direction)
-            gap = support - float(direction @ self.moments)
-            unit = float(np.abs(direction) @ self.family.scale)
+            value, unit = float(direction @ self.moments), float(np.abs(direction) @ self.family.scale)
+            gap = support_function(space, monomials, direction, starts=24, steps=40)[0] - value
+            if gap > CLOSE * unit:  # a short search finds too little, so it is even further away
+                continue
+            gap = support_function(space, monomials, direction)[0] - value
             certificate = certify(space, monomials, direction, self.moments) if gap < 0 else None
             if certificate is not None:
                 raise InfeasibleMomentsError(certificate.sentence(monomials.names), certificate)

@@ -104,7 +104,7 @@ def ascend(
 
 def support_function(
     space: Space, monomials: Monomials, direction: np.ndarray, *, starts: int = 64, seed: int = 0,
-    points: Tensor | None = None, method: str = "ascent",
+    points: Tensor | None = None, method: str = "ascent", steps: int = 300,
 ) -> tuple[float, np.ndarray]:  # fmt: skip
     """``h(u) = max_M u . r`` and a point where it is attained, from many random starts.
 
@@ -119,6 +119,8 @@ def support_function(
         Further starting points.
     method : {"ascent", "pymanopt"}
         Batched ascent (fast) or pymanopt's trust regions from the best few starts (the cross-check).
+    steps : int
+        Of the ascent.
 
     Returns
     -------
@@ -131,7 +133,7 @@ def support_function(
         begin = torch.cat([points, begin])
     if method == "pymanopt":
         return _support_pymanopt(space, monomials, direction, begin)
-    ends, values = ascend(space, monomials, direction, begin)
+    ends, values = ascend(space, monomials, direction, begin, steps=steps)
     top = int(values.argmax())
     return float(values[top]), ends[top].numpy()
 

@@ -1,8 +1,8 @@
 """Adaptive cubature on spheres and tori, written without any code of the package.
 
 A sphere is covered by the faces of a cube (central projection), a circle by three arcs; cells are halved
-until two Gauss rules agree on each. Slow and obvious: the reference for families of up to three dimensions, and
-for functions of two coordinates of a higher sphere (whose law on them is known).
+until two Gauss rules agree on each. Slow and obvious: the reference for families of up to three dimensions,
+and for functions of two coordinates of a higher sphere (whose law on them is known).
 """
 
 import itertools
