@@ -49,6 +49,7 @@ def unused_numbers(layout: Layout, checkpoint: Checkpoint) -> dict[str, tuple[in
     """
     masks: dict[str, Tensor] = {}
     for expression in layout.expressions.values():
+        checkpoint.require(expression.keys)
         for key, mask in expression.entries(checkpoint.tensors).items():
             masks[key] = mask if key not in masks else masks[key] | mask
     return {key: (int((~mask).sum()), mask.numel()) for key, mask in masks.items() if not mask.all()}

@@ -266,6 +266,8 @@ def norm_bound(
         If there are too few steps for the risk.
     """
     size = operator.dimension
+    if not size:
+        return 0.0, 0.0
     eps = (math.log(1.648 * math.sqrt(size) / risk) / (2 * steps - 1)) ** 2
     if eps >= 1 and size > steps:
         raise InputError(f"steps: expected more than {steps} Lanczos steps for a risk of {risk:g}")

@@ -37,6 +37,7 @@ from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVari
 
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
+FLAT_TABLES = 3  # N x N: the kernel, a moved one and their difference, which tell its rounding
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 240.0  # of an iteration nobody gave a limit for
 BESIDE = 64 * 2**20  # libraries loaded on the way (drawing, sparse solvers) and small tables
@@ -209,7 +210,8 @@ def plan_spectrum(
     if density:
         return _density_plan(operator, size, potentials)
     if operator == "flat":
-        return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
+        memory = dense_memory(q) + 8 * FLAT_TABLES * q * q
+        return SpectrumPlan(operator, subspace, "particles", q, True, count, memory)
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
         return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total + BESIDE)

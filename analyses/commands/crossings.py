@@ -276,7 +276,6 @@ def _summary(document: dict[str, Any]) -> str:
         missing = ", ".join(map(str, document["missing_steps"]))
         lines.append(f"missing checkpoints (their brackets are wider): {missing}")
     lines += left_out_lines(document["skipped"])
-    lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     ),
     "maxent": ("n.pt", *TENSORS),
     "complexity": ("--n-grid", "64,128", "--trials", "2", "--draws", "2"),
-    "compose": ("add", "n.pt", "n.pt", "--out", "sum.pt", "--group", "Z5"),
+    "compose": ("add", "n.pt", "n.pt", "--out", "sum.pt", "--group", "Z5", "--activation", "square"),
     "construct": ("cosine", "--group", "Z5", "--out", "f6.pt"),
     "claims": ("--quick",),
     "verify": ("n.pt", *TENSORS),
