@@ -106,9 +106,9 @@ class Checkpoint:
 
     @property
     def listing(self) -> list[dict[str, Any]]:
-        """Key, shape, dtype of every floating tensor, and of those that are not finite how many numbers."""
+        """Key, shape, dtype of every floating tensor; where not all finite, how many numbers are not."""
         finite = [
-            {"key": key, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "finite": True}
+            {"key": key, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
             for key, t in self.tensors.items()
         ]
         return finite + [

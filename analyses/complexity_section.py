@@ -18,6 +18,7 @@ from analyses.complexity.figures import (
     second_term_figure,
 )
 from analyses.sections import Fact, Picture, Section, document_of, scientific
+from analyses.studies import plain
 
 VERDICTS = {
     "holds": "What holds",
@@ -86,22 +87,22 @@ def _first_version(study: xr.Dataset) -> dict[str, Any]:
             "risk_mean": risks[h].mean("trial").to_numpy(),
             "risk_stderr": risks[h].std("trial", ddof=1).to_numpy() / trials**0.5,
             "risk_predicted": predicted[h].to_numpy(), "asymptotic": np.ones(study.sizes["size"], bool),
-            "nyquist": np.nan, "slope": {"value": None},
+            "nyquist": None, "quotient_volume": None, "slope": {"value": None},
         }
         for h, name in enumerate(study.group.to_numpy())
     ]  # fmt: skip
-    return {
+    return plain({
         **{name: study.attrs[name] for name in ("space", "s", "theta", "noise", "trials")},
         "convention": "Excess risk under the uniform probability measure, target variance 1",
         "groups": groups, "gain": [], **parts,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _pictures(document: dict[str, Any], study: xr.Dataset) -> list[Picture]:
     groups = [one | {name: _array(one[name]) for name in CURVES} for one in document["groups"]]
     data = document | {"groups": groups}
     drawn = {"learning-curves": partial(learning_curves, data)}
-    if all("quotient_volume" in one for one in groups):
+    if all(one["quotient_volume"] for one in groups):
         drawn["collapse"] = partial(learning_curves, data, collapsed=True)
     if any(one["epsilon"] is not None for one in data["gain"]):
         drawn["gains"] = partial(gain_figure, data)
@@ -129,7 +130,7 @@ def _group_facts(document: dict[str, Any]) -> list[Fact]:
 
 
 def _group_words(one: dict[str, Any]) -> list[str]:
-    if "quotient_volume" not in one:
+    if not one["quotient_volume"]:
         return []
     slope, error = one["slope"], one.get("quotient_volume_error")
     estimate = f" ± {scientific(error, 1)} (estimate)" if error else ""

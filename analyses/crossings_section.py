@@ -47,7 +47,7 @@ def _pictures(study: xr.Dataset, document: dict[str, Any]) -> list[Picture]:
                 "Above: how many directions in which the potentials can move are unstable, marginal and "
                 "contracting; a sign is claimed only beyond its error bound. Middle: the loss. Below: "
                 "the potentials ρ<sub>kkk</sub>{}."
-            ).format("" if document["ones"][-1] is None else ", which are 1 at a solution"),
+            ).format("" if document.get("ones", [None])[-1] is None else ", which are 1 at a solution"),
             "Degrees of freedom, loss and potentials against training step",
         ),
     ]

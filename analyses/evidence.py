@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Activations that no layout can name but trained networks have: one of them that fits as well is a rival.
 OTHERS = ("silu", "elu", "softplus", "sigmoid", "sin", "x^3")
 CHUNK = 1 << 20  # hidden activities at a time, 8 MiB: few steps, so that threads hardly wait
+FITTED = 1e-3  # of the variance of the targets; a mean that is not trained leaves 1/n of it
 LEAST_RESIDUAL = 1e-15  # what is left of three terms near 1 is rounding below it
 MAX_FLOPS = 2 * 10**10  # of one activation: a few seconds; larger groups are tried on evenly spaced rows
 
@@ -92,10 +93,13 @@ class Fit:
 
     @property
     def nearest(self) -> SquaredFit:
-        """The best squared fit; plain outputs unless projection or a scale is ten times better."""
+        """The best squared fit; plain outputs unless projection or a scale is ten times better.
+
+        Where plain outputs fit, what is left of them is the tail of training and says nothing.
+        """
         best = min(self.squared, key=lambda one: one.residual)
         simple = sorted(self.squared, key=lambda one: (one.scale != self.squared[0].scale, one.projected))
-        return next(one for one in simple if one.residual <= 10 * best.residual)
+        return next(one for one in simple if one.residual <= max(10 * best.residual, FITTED))
 
 
 @dataclass

@@ -111,7 +111,38 @@ class Expression:
     def _factor(self, factor: Factor, tensors: Mapping[str, Tensor]) -> Tensor:
         if factor.key not in tensors:
             raise LayoutError(f"{self.text}: {missing_key(factor.key, tensors)}")
-        value = tensors[factor.key].double()
+        return self._operated(factor, tensors[factor.key].double())
+
+    def entries(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which numbers of each tensor the expression reads.
+
+        Parameters
+        ----------
+        tensors : mapping of str to Tensor
+
+        Returns
+        -------
+        dict of str to Tensor of bool
+            Of the shape of the tensor.
+
+        Raises
+        ------
+        LayoutError
+            If a key is not there or has too few axes.
+        """
+        import torch
+
+        found: dict[str, Tensor] = {}
+        for factor in (factor for product in self.products for factor in product):
+            if factor.key not in tensors:
+                raise LayoutError(f"{self.text}: {missing_key(factor.key, tensors)}")
+            shape = tensors[factor.key].shape
+            mask = found.setdefault(factor.key, torch.zeros(shape, dtype=torch.bool))
+            numbers = torch.arange(mask.numel()).reshape(shape)
+            mask.view(-1)[self._operated(factor, numbers).reshape(-1)] = True
+        return found
+
+    def _operated(self, factor: Factor, value: Tensor) -> Tensor:
         for operation in factor.operations:
             if operation == "T":
                 value = value.mT if value.ndim >= 2 else value

@@ -11,6 +11,7 @@ from analyses.activations import ACTIVATIONS
 from analyses.candidates import Candidate, candidates
 from analyses.evidence import apply, sums_of
 from analyses.layouts import Layout
+from analyses.leftovers import unused_tensors
 from analyses.origins import Confidence
 from analyses.rivals import SAME_ACCURACY, Verdict, judge, luck
 from manifold.errors import LayoutError
@@ -174,7 +175,7 @@ def guess_of(
     Guess
     """
     layout, order = verdict.layout, FiniteAbelianGroup.parse(verdict.layout.group).order
-    unused = layout.unused(checkpoint)
+    unused = unused_tensors(layout, checkpoint)
     doubts = list(verdict.doubts)
     if others:
         doubts.append(f"another reading does the task as well: {others[0]}")
@@ -259,7 +260,7 @@ def _trials(
         answers = list(_answers(layouts[0], names, checkpoint))
     except LayoutError:
         return
-    unused = len(layouts[0].unused(checkpoint))
+    unused = len(unused_tensors(layouts[0], checkpoint))
     for layout in layouts:
         target = sums_of(FiniteAbelianGroup.parse(layout.group), *_pairs(candidate.order))
         accuracy = max(float((answer == target).double().mean()) for answer in answers)

@@ -302,26 +302,6 @@ class Layout:
         texts = {name: getattr(self, name) for name in TENSORS}
         return {name: parse_expression(text) for name, text in texts.items() if text is not None}
 
-    def unused(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Tensors of a checkpoint that no expression uses; copies of used ones are not counted.
-
-        Parameters
-        ----------
-        checkpoint : Checkpoint
-
-        Returns
-        -------
-        tuple of str
-            Keys in the order of the checkpoint.
-        """
-        used = {key for expression in self.expressions.values() for key in expression.keys}
-        known = [checkpoint.tensors[key] for key in used if key in checkpoint.tensors]
-        return tuple(
-            key
-            for key, tensor in checkpoint.tensors.items()
-            if key not in used and not any(_same(tensor, other) for other in known)
-        )
-
     def network(self, checkpoint: Checkpoint, *, quadratic: bool = True) -> GroupNetwork:
         """The network of a checkpoint.
 
@@ -391,11 +371,6 @@ class Layout:
             return expression.evaluate(checkpoint.tensors)
         except LayoutError as error:
             raise LayoutError(f"{checkpoint.path}: {name} = {error}") from None
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers: a tied weight is stored under two keys."""
-    return one.shape == other.shape and one.numel() > 1 and bool((one == other).all())
 
 
 def stored_layout(checkpoint: Checkpoint) -> Layout | None:

@@ -24,6 +24,8 @@ _DECOUPLED = re.compile(r"adamw|sgdw|lion|muon|sophia|adafactorw")
 _L2 = frozenset("sgd gd adam adagrad adadelta adamax nadam radam rmsprop asgd rprop lbfgs flow".split())  # noqa: SIM905
 _OPTIMIZER_KEYS = ("optimizer", "optimiser", "optim", "optimizername", "optimisername", "opt")
 _DECAY_KEYS = ("weightdecay", "wd")
+# Of `train`:
+_PLAN_FIELDS = frozenset(("init_scale", "output_scale", "held_out", "layout", "centred", "tied"))
 _NAME_KEYS = ("target", "name", "type", "class", "cls", "classname", "kind", "optimizer")
 _FRACTION_KEYS = ("trainfraction", "fractrain", "trainfrac", "trainingfraction", "frac", "trainratio")
 LONGEST_SHOWN = 40
@@ -92,7 +94,9 @@ class Recipe:
 
 def is_own(config: Mapping[str, Any]) -> bool:
     """Whether ``run.json`` was written by rhoscope."""
-    return type(config.get("schema_version")) is int
+    # Others count the versions of their files too, but under other companions.
+    named = isinstance(config.get("layout"), Mapping) or isinstance(config.get("group"), str)
+    return named and (type(config.get("schema_version")) is int or set(config) >= _PLAN_FIELDS)
 
 
 def recipe_of(config: Mapping[str, Any], order: int, told: Told = NOTHING_TOLD) -> Recipe:

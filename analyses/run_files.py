@@ -138,16 +138,17 @@ def _listing(folder: Path) -> list[str]:
 
 
 def _candidates(path: Path, skipped: list[tuple[Path, str]], own: bool) -> list[Path]:
-    inner = path / "checkpoints"
+    inner, there = path / "checkpoints", os.path.isdir(path / "checkpoints")
     found = []
-    for folder in [inner, path] if os.path.isdir(inner) else [path]:
+    for folder in [inner, path] if there else [path]:
         for name in _listing(folder):
             file = folder / name
             if name.startswith(".") or file == inner or (own and folder == path and name in OWN_OTHER):
                 continue
             if not _looks(file):
                 continue
-            problem = "outside the folder checkpoints" if own and folder != inner else _problem(file)
+            outside = own and there and folder == path
+            problem = "outside the folder checkpoints" if outside else _problem(file)
             if problem:
                 skipped.append((file, problem))
             else:
@@ -288,7 +289,9 @@ def _lone(files: list[Path]) -> dict[Path, int]:
 def _same_but_for_id(around: str, name: str) -> bool:
     before, _, after = around.partition("#")
     middle = name[len(before) : len(name) - len(after)]
-    return name.startswith(before) and name.endswith(after) and re.fullmatch(r"\w+", middle) is not None
+    return (
+        name.startswith(before) and name.endswith(after) and re.fullmatch(r"\w*[0-9]\w*", middle) is not None
+    )
 
 
 def _the_one_that_changes(found: dict[Path, list[tuple[str, int]]]) -> dict[Path, list[tuple[str, int]]]:

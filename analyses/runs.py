@@ -270,7 +270,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CheckpointError(f"{name}: expected a JSON object")
     version = document.get("schema_version", SCHEMA_VERSION)
-    ours = "layout" in document or len(document) == 1  # others call a version so as well
+    ours = is_own(document) or len(document) == 1
     if ours and type(version) is int and version > SCHEMA_VERSION:
         raise CheckpointError(f"{name}: written by a newer rhoscope; update rhoscope to read it")
     return document

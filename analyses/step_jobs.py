@@ -99,7 +99,9 @@ def kept_result(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         found = plain(make())
-    with suppress(RhoscopeError), atomic_path(file, force=True) as temporary:
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(RhoscopeError, OSError), atomic_path(file, force=True) as temporary:
         temporary.write_text(json.dumps(found), "utf-8")
     return found
 

@@ -6,14 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from analyses.drawing import Figure
-from analyses.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, add_legend, new_figure
 from analyses.sections import Fact, Picture, Section, document_of, scientific
 from analyses.studies import Progress, plain, provenance, silent
 from manifold.errors import InputError, NotConvergedError
@@ -24,8 +22,10 @@ from spectra.temperature import FreeEnergy, ThermalState
 from spectra.thermal_curves import Sheet, trace_sheets
 from spectra.thermal_transitions import Cause, Transition, find_transitions
 
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 UNIFORM = 1e-6  # largest |lambda| along a branch whose density is called constant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _document(
     names = (
         "rho", "second_variation", "rates", "rate_errors", "free_energy", "symmetry_zeros", "error",
         "rho_error",
-        "second_variation_error", "condition", "stable",
+        "second_variation_error", "lowest", "condition", "stable",
     )  # fmt: skip
     return {
         "space": energy.space.name,
@@ -229,11 +229,15 @@ def _dataset(
 
 def temperature_figure(study: xr.Dataset) -> Figure:
     """Length of rho, second variation and rates against temperature, each in its own panel."""
+    # Late, as the command comes up without what draws.
+    from analyses.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, add_legend, new_figure
+
+    colours = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
     figure, axes = new_figure(3, 1, size=(7.2, 7.4), sharex=True)
     (upper,), (middle,), (lower,) = axes
     temperatures = study["T"].to_numpy()
     for number, kind in enumerate(study.branch.to_numpy()):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = colours[number % len(colours)]
         one = study.isel(branch=number)
         upper.plot(temperatures, np.linalg.norm(one.rho, axis=1), color=colour, marker=".", label=str(kind))
         middle.plot(temperatures, one.second_variation, color=colour, lw=1.1)

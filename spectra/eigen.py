@@ -291,7 +291,7 @@ def _dense_values(operator: SymmetricOperator, matrix: torch.Tensor) -> Spectrum
     trace, frobenius = float(matrix.trace()), float(torch.linalg.vector_norm(matrix)) ** 2
     values = torch.linalg.eigvalsh(matrix).cpu().numpy()
     norm = float(np.abs(values).max())
-    bound = size * EPS * norm
+    bound = size * EPS * norm + arithmetic(size, norm)
     sums_agree = abs(values.sum() - trace) <= size * bound and (
         abs((values**2).sum() - frobenius) <= 2 * size * norm * bound
     )

@@ -12,7 +12,7 @@ from typing_extensions import override
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import SQUARE, Activation
+from spectra.activations import SQUARE, Activation, Polynomial
 from spectra.functionals import BOTH, Functional, Linearisation
 from spectra.gram_terms import SquaresTerm, TargetTerm, Term, TrilinearTerm, Triple
 from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
@@ -77,11 +77,12 @@ class GroupTask(Functional):
 
     @property
     def potential_count(self) -> int:
-        """Number m of independent potentials of the loss (n >= 3, all pairs)."""
+        """Number m of independent potentials of the loss (n >= 3, all pairs): squares times outputs."""
         n = self.group.order
+        squares = n * n
         if self.tied:
-            return n * (n - 1) ** 2 // 2 if self.centred else n * (n * n - 1) // 2
-        return n * n * (n - 1) if self.projected else n**3
+            squares = n * (n - 1) // 2 if self.centred else n * (n + 1) // 2
+        return squares * (n - int(self.projected or self.centred))
 
     @property
     @override
@@ -328,8 +329,12 @@ class GroupLinearisation(Linearisation):
         task = self.task
         a, b, c = task.embed(self.measure.points)
         sums = self._sums(a, b).flatten(1)
-        rising = (task.activation.slope(sums) != 0).any(1) & (c != 0).any(1)
-        level = (task.activation.value(sums) != 0).any(1)
+        sigma = task.activation
+        if sigma.kinked or isinstance(sigma, Polynomial):
+            rising, level = (sigma.slope(sums) != 0).any(1), (sigma.value(sums) != 0).any(1)
+        else:  # a tail that is zero in double precision is not zero
+            rising, level = torch.ones(len(a), dtype=torch.bool, device=a.device), (sums != 0).any(1)
+        rising &= (c != 0).any(1)
         width = self.measure.dimension // (2 if task.tied else 3)
         last = torch.arange(self.measure.dimension, device=a.device) >= self.measure.dimension - width
         return torch.where(last, level[:, None], rising[:, None])
@@ -337,8 +342,12 @@ class GroupLinearisation(Linearisation):
     @property
     @override
     def null_count(self) -> int:
-        """Invisible moves of every neuron, and all moves of one at zero, where cubic potentials are flat."""
+        """Invisible moves of every neuron, and all moves of one at zero, where cubic potentials are flat.
+
+        Cross-entropy does not see the mean of c either, although its potentials do.
+        """
         dimension, degree = self.measure.dimension, self.task.activation.degree
         flat = degree is not None and degree >= 2 and not self.task.activation.kinked
         dead = int((self.measure.points == 0).all(1).sum()) if flat else 0
-        return dead * dimension + (len(self.measure) - dead) * len(self._invisible())
+        unseen = len(self._invisible()) + int(self.task.loss == "cross_entropy" and not self.task.centred)
+        return dead * dimension + (len(self.measure) - dead) * unseen

@@ -134,7 +134,8 @@ class NoisyFlow:
         bracket = temperature * np.eye(kept.sum()) + coefficients @ curvature @ coefficients.T
         lengths, modes = scipy.linalg.eigh(whiten.T @ dirichlet @ whiten)
         root = modes * np.sqrt(lengths.clip(min=0))
-        values, vectors = scipy.linalg.eigh(root.T @ bracket @ root)
-        form = (vectors[:, :count].T * lengths.clip(min=0)) @ vectors[:, :count]
+        last = min(count, len(lengths)) - 1
+        values, vectors = scipy.linalg.eigh(root.T @ bracket @ root, subset_by_index=[0, last])
+        form = (vectors.T * lengths.clip(min=0)) @ vectors
         masses = [np.linalg.eigvalsh(form[: k + 1, : k + 1])[-1] for k in range(len(form))]
-        return Rates(values[:count], np.array(masses))
+        return Rates(values, np.array(masses))

@@ -23,7 +23,15 @@ TABLE_BYTES = 192 * 2**20  # tables over all pairs that are kept between product
 
 
 class OutputLoss(ABC):
-    """A loss of one output vector f in R^n and its target index; batches along axis 0."""
+    """A loss of one output vector f in R^n and its target index; batches along axis 0.
+
+    Attributes
+    ----------
+    sees_mean : bool
+        Whether the loss changes when a number is added to all outputs.
+    """
+
+    sees_mean: bool = True
 
     @abstractmethod
     def value(self, f: Tensor, target: Tensor) -> Tensor:
@@ -72,7 +80,13 @@ class SquaredError(OutputLoss):
 
 
 class CrossEntropy(OutputLoss):
-    """``-log softmax(f)[target]`` in nats."""
+    """``-log softmax(f)[target]`` in nats.
+
+    Of saturated outputs one probability is 1 to the last digit, and what counts is how far it is from 1: the
+    sum of the others, never a difference.
+    """
+
+    sees_mean = False
 
     @override
     def value(self, f: Tensor, target: Tensor) -> Tensor:
@@ -80,17 +94,25 @@ class CrossEntropy(OutputLoss):
 
     @override
     def gradient(self, f: Tensor, target: Tensor) -> Tensor:
-        return f.softmax(-1) - torch.nn.functional.one_hot(target, f.shape[-1]).to(f)
+        p = f.softmax(-1).scatter(-1, target[:, None], 0.0)
+        return p.scatter(-1, target[:, None], -p.sum(-1, keepdim=True))
 
     @override
     def curvature(self, f: Tensor, change: Tensor) -> Tensor:
         p = f.softmax(-1)
-        return p * (change - (p * change).sum(-1, keepdim=True))
+        return p * self._centred(p, change)
 
     @override
     def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
         p = f.softmax(-1)
-        return p.sqrt() * (features - (p * features).sum(-1, keepdim=True))
+        return p.sqrt() * self._centred(p, features)
+
+    @staticmethod
+    def _centred(p: Tensor, change: Tensor) -> Tensor:
+        """``change - sum p change``, from what it is at the most likely output."""
+        top = p.argmax(-1, keepdim=True).expand(*change.shape[:-1], 1)
+        apart = change - change.gather(-1, top)
+        return apart - (p * apart).sum(-1, keepdim=True)
 
 
 class ListChunk:
@@ -180,7 +202,10 @@ class PairTerm(Term):
         self.sigma, self.gain = activation, 1 / (2 * self.n) if gain is None else gain
         self.basis = basis * self.n**0.5
         self.weights, self.loss, self.coefficient, self.pairs = weights, loss, coefficient, pairs
-        self.a, self.b, self.c = self._positions(neurons)
+        a, b, c = neurons
+        if not loss.sees_mean:  # a large one would round the outputs that count
+            c = torch.cat([torch.zeros_like(c[..., :1]), c[..., 1:]], dim=-1)
+        self.a, self.b, self.c = self._positions((a, b, c))
         self._weighted_c = self.c * weights
         self._kept: list[_Tables] | None = None
         self._buffers: Tensor | None = None

@@ -19,7 +19,7 @@ from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import Report, blocked_spectrum
 from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
-from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum
+from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
@@ -27,7 +27,7 @@ from spectra.long_lanczos import BASIS_BYTES
 from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
-from spectra.rounding import arithmetic, of_points, relative_rounding
+from spectra.rounding import arithmetic, of_points, of_rows
 from spectra.single_precision import in_single_precision
 from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
@@ -37,6 +37,7 @@ from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVari
 
 OPERATORS = ("wasserstein", "flat", "chart")
 SUBSPACES = ("span", "full")
+FLAT_TABLES = 3  # N x N: the kernel, a moved one and their difference, which tell its rounding
 MEMORY_LIMIT = 12 * 2**30
 MAX_SECONDS = 240.0  # of an iteration nobody gave a limit for
 BESIDE = 64 * 2**20  # libraries loaded on the way (drawing, sparse solvers) and small tables
@@ -209,10 +210,11 @@ def plan_spectrum(
     if density:
         return _density_plan(operator, size, potentials)
     if operator == "flat":
-        return SpectrumPlan(operator, subspace, "particles", q, True, count, dense_memory(q))
+        memory = dense_memory(q) + 8 * FLAT_TABLES * q * q
+        return SpectrumPlan(operator, subspace, "particles", q, True, count, memory)
     if operator == "chart":
         total = sum(multiplicity for _, multiplicity in chart_multiplicities(functional))
-        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total)
+        return SpectrumPlan(operator, subspace, "potentials", total, True, count, 8 * 4 * total + BESIDE)
     small, large = sorted((m, size))
     if subspace == "span":
         memory = dense_span_memory(small, large)
@@ -246,7 +248,7 @@ def dense_memory(size: int) -> int:
     """Bytes at the peak of a dense spectrum: tables of N x N, and what every analysis needs beside them.
 
     Measured at N = 3,150 and 6,300 with eigenvectors (8.9 and 8.5 tables: the matrix, the solver's copy and
-    work space, eigenvectors twice, their image, residual and defect) and at N = 8,100 without.
+    work space, eigenvectors twice, their image, residual and defect); without them four are assumed.
     """
     return 8 * (9 if size <= VECTORS_LIMIT else 4) * size * size + BESIDE
 
@@ -275,7 +277,7 @@ def _density_plan(operator: str, size: int, potentials: Monomials | None) -> Spe
             "eigenvalues: expected the wasserstein operator and all potentials for a density; the other "
             "spectra are small enough to ask for all"
         )
-    memory = 8 * size * (STEPS + 64)
+    memory = 8 * size * (STEPS + 64) + BESIDE
     return SpectrumPlan(
         operator, "full", "particles", size, False, None, memory, density=True, products=PROBES * STEPS
     )
@@ -324,7 +326,7 @@ def _blocks_plan(
         raise TooLargeError(f"{why_not_dense}; {error}") from error
     size = len(structure.labels)
     return SpectrumPlan(
-        operator, "full", "particles", size, False, None, structure.memory, blocks=True,
+        operator, "full", "particles", size, False, None, structure.memory + BESIDE, blocks=True,
         products=structure.predicted_products,
     )  # fmt: skip
 
@@ -448,11 +450,17 @@ def _span_spectrum(
         return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
 
     if plan.metric:
-        metric = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
-        space = tangent_space_of_metric(metric, deflated.space, functions=m)
+        metric = _metric(functional, measure)
+
+        def roots(at: ParticleMeasure) -> torch.Tensor:
+            return _metric(functional, at).diagonal().sqrt()[:, None]
+
+        moved = of_rows(measure, roots, metric.diagonal().sqrt()[:, None])
+        space = tangent_space_of_metric(metric, deflated.space, functions=m, moved=moved)
+        del metric
     else:
         table = gradients(measure)
-        noise = relative_rounding(measure, gradients, table)
+        noise = of_rows(measure, gradients, table)
         space = tangent_space(table, deflated.space, functions=m, noise=noise)
         del table
     restricted = RestrictedVariation(full, space)
@@ -466,6 +474,13 @@ def _span_spectrum(
         plan, found, space.rank, space.gap, deflated.removed, leak,
         lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
     )  # fmt: skip
+
+
+def _metric(functional: Functional, measure: ParticleMeasure) -> torch.Tensor:
+    """A positive definite form of all gradients, (N, N); rounding leaves no diagonal entry below zero."""
+    form = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
+    form.diagonal().clamp_min_(0)
+    return form
 
 
 def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:
@@ -496,6 +511,10 @@ def _particle_spectrum(
         return dataclasses.replace(dense_spectrum(full).widened(uncertainty), null=null)
     inside = plan.subspace == "complement"
     operator = deflated if inside else full
+    if not operator.dimension:
+        return dense_spectrum(operator)
+    if inside:  # a turned space: twice the angle times the norm, itself at most twice what powers show
+        uncertainty += 4 * deflated.space.tilt * power_norm(full, seed=seed)
     local = local_eigenvalues(full.at, deflated.space if inside else None) if functional.convex else None
     count = plan.count or 1
     begin = time.monotonic()

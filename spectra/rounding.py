@@ -62,15 +62,20 @@ def of_points(
     float
         Euclidean (Frobenius) norm; NaN or infinity where the image is not finite.
     """
+    if not bool(measure.points.any()):
+        # Points at zero have no size of their own: what cancels there are the terms of points of size one.
+        noise = np.random.default_rng(seed).standard_normal(tuple(measure.points.shape))
+        somewhere = dataclasses.replace(measure, points=torch.as_tensor(noise).to(measure.points))
+        return SAFETY * EPS * float(torch.linalg.vector_norm(image(somewhere)))
     base = image(measure)
     changes = [float(torch.linalg.vector_norm(image(at) - base)) for at in _moved(measure, seed)]
     return SAFETY * EPS / STEP * float(np.mean(np.square(changes))) ** 0.5
 
 
-def relative_rounding(
+def of_rows(
     measure: ParticleMeasure, table: Callable[[ParticleMeasure], Tensor], base: Tensor, *, seed: int = 0
-) -> float:
-    """What the rows of a table are known to, relative to their largest entries: the worst row of one move.
+) -> Tensor:
+    """What the largest entry of each row of a table is known to: the change of one move, scaled down.
 
     Parameters
     ----------
@@ -84,13 +89,11 @@ def relative_rounding(
 
     Returns
     -------
-    float
-        At least one unit in the last place.
+    Tensor, shape (N,)
+        At least one unit in the last place of the row.
     """
-    sizes = base.abs().amax(1)
     change = (table(next(_moved(measure, seed))) - base).abs_().amax(1)
-    seen = sizes > 0
-    return EPS * max(1.0, float((change[seen] / sizes[seen]).max()) / STEP if bool(seen.any()) else 0.0)
+    return torch.maximum(EPS * base.abs().amax(1), EPS / STEP * change)
 
 
 def _moved(measure: ParticleMeasure, seed: int) -> Iterator[ParticleMeasure]:

@@ -21,6 +21,8 @@ from spectra.complement import Complement
 from spectra.rounding import EPS, SAFETY
 
 METRIC_UNITS = 4  # units in the last place, of eigenvalues of a metric, under the root
+CLEAR = 1e6  # times its noise: what a row must be to count for the rank
+SMALLEST = 1e-290  # below, numbers lose digits
 UNCLEAR = 0.1  # angle (radians) from which a basis says nothing about the space
 
 
@@ -53,8 +55,9 @@ class TangentSpace:
 
 
 def tangent_space(
-    gradients: Tensor, space: Complement | None = None, *, functions: int | None = None, noise: float = EPS
-) -> TangentSpace:
+    gradients: Tensor, space: Complement | None = None, *, functions: int | None = None,
+    noise: Tensor | None = None,
+) -> TangentSpace:  # fmt: skip
     """Span of the columns of the gradient matrix.
 
     Parameters
@@ -65,32 +68,39 @@ def tangent_space(
         A space known to hold T_R.
     functions : int, optional
         Largest number of independent functions among the columns; default all of them.
-    noise : float
-        What a row is known to, relative to its size.
+    noise : Tensor, shape (N,), optional
+        What the entries of a row are known to; default one unit in the last place of the row. Rows that are
+        little more than noise tell nothing about the rank.
 
     Returns
     -------
     TangentSpace
     """
     rows = gradients.abs().amax(1)
-    if not bool((rows > 0).any()):
-        return TangentSpace(gradients[:, :0], 0, 0.0, 0.0)
+    noise = EPS * rows if noise is None else noise
     reached = int((rows > 0).sum()) if space is None else space.dimension
     bound = min(reached, gradients.shape[1] if functions is None else functions)
-    even = gradients / torch.where(rows > 0, rows, 1.0)[:, None]
+    clear = rows > (CLEAR * noise).clamp_min(SMALLEST)
+    if not bool(clear.any()):
+        return TangentSpace(gradients[:, :0], bound, 0.0, 0.0)
+    level = float((noise[clear] / rows[clear]).max())
+    even = torch.where(clear[:, None], gradients / torch.where(clear, rows, 1.0)[:, None], 0.0)
     left, sizes, _ = torch.linalg.svd(even, full_matrices=False)
-    rank = min(int((sizes > max(gradients.shape) * noise * float(sizes[0])).sum()), bound)
+    rank = min(int((sizes > max(gradients.shape) * level * float(sizes[0])).sum()), bound)
     gap = float(sizes[rank] / sizes[rank - 1]) if 0 < rank < len(sizes) else 0.0
     if space is not None and rank == space.dimension:
         eye = torch.eye(rank, dtype=gradients.dtype, device=gradients.device)
         return TangentSpace(space.lift(eye), rank, gap, space.tilt)
     # A left vector is known to the noise over its share of the largest singular value.
-    blur = noise * float(sizes[0] / sizes[rank - 1]) if rank else 0.0
-    basis, tilt = _graded_span((rows[:, None] * left[:, :rank]).cpu().numpy(), blur * rows.cpu().numpy())
+    last = float(sizes[rank - 1]) if rank else 1.0
+    blur = torch.where(clear, level * float(sizes[0]) * rows, gradients.shape[1] ** 0.5 * noise) / last
+    basis, tilt = _graded_span((rows[:, None] * left[:, :rank]).cpu().numpy(), blur.cpu().numpy())
     return TangentSpace(torch.as_tensor(basis, device=gradients.device), bound, gap, tilt)
 
 
-def tangent_space_of_metric(metric: Tensor, space: Complement, *, functions: int) -> TangentSpace:
+def tangent_space_of_metric(
+    metric: Tensor, space: Complement, *, functions: int, moved: Tensor | None = None
+) -> TangentSpace:
     """The same from a positive definite form of the gradients, whose range is T_R.
 
     Parameters
@@ -101,6 +111,8 @@ def tangent_space_of_metric(metric: Tensor, space: Complement, *, functions: int
     space : Complement
     functions : int
         As in `tangent_space`.
+    moved : Tensor, shape (N,), optional
+        What rounding of the points changes in the roots of its diagonal.
 
     Returns
     -------
@@ -111,7 +123,8 @@ def tangent_space_of_metric(metric: Tensor, space: Complement, *, functions: int
     values, vectors = torch.linalg.eigh(metric / torch.outer(sizes, sizes))
     root = rows[:, None] * (vectors * values.clamp_min(0).sqrt())
     # Eigenvalues are known to N eps of the largest, which is at most N: singular values to the root of that.
-    return tangent_space(root, space, functions=functions, noise=METRIC_UNITS * (EPS / len(rows)) ** 0.5)
+    noise = METRIC_UNITS * (EPS / len(rows)) ** 0.5 * rows
+    return tangent_space(root, space, functions=functions, noise=noise if moved is None else noise + moved)
 
 
 def _graded_span(columns: np.ndarray, blur: np.ndarray) -> tuple[np.ndarray, float]:

@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import pickle
+import resource
 import signal
 import sys
 import tempfile
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 8.0  # times the time of the tests without a mutant, before it counts as hanging, and so as seen
 LEAST_SECONDS = 30.0
 BASELINE_SECONDS = 3600.0
+MOST_BYTES = 12 * 2**30  # of address space: a mutant that asks for more has been seen
 LATE = 124  # exit code of a child that was stopped
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
@@ -228,6 +230,7 @@ def _child(work: Callable[[], int], seconds: float) -> int:
         code = 3
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
             null = os.open(os.devnull, os.O_WRONLY)
             for stream in (1, 2):
                 os.dup2(null, stream)

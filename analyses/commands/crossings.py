@@ -43,6 +43,7 @@ from analyses.crossings import StudyPlan, follow_crossings
 from analyses.crossings_document import dataset_of_study, document_of_study
 from analyses.layouts import Layout
 from analyses.potential_sets import POTENTIAL_SETS
+from analyses.reading.text import path_text
 from analyses.runs import Run, left_out_lines
 from analyses.spectral_steps import SpectralQuestion
 from analyses.step_jobs import Crew
@@ -231,7 +232,8 @@ def last_usable(run: Run, told: dict[str, Any], *, skip_bad: bool, **options: An
         except CheckpointError as error:
             if not skip_bad:
                 raise CheckpointError(f"step {step}: {error}; --skip-bad leaves such steps out") from error
-    raise CheckpointError(f"{run.path}: no checkpoint can be used")
+            why = f"step {step}: {error}"
+    raise CheckpointError(f"{path_text(run.path)}: no checkpoint can be used; {why}")
 
 
 def _plan(run: Run, question: SpectralQuestion, extras: StudyPlan, subject: Subject) -> str:
@@ -274,7 +276,6 @@ def _summary(document: dict[str, Any]) -> str:
         missing = ", ".join(map(str, document["missing_steps"]))
         lines.append(f"missing checkpoints (their brackets are wider): {missing}")
     lines += left_out_lines(document["skipped"])
-    lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
 
 

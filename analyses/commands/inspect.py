@@ -113,7 +113,9 @@ def _summary(checkpoint: Checkpoint, known: Layout | None, guess: Guess | None) 
     ]
     for entry in listing:
         shape = " x ".join(map(str, entry["shape"])) or "scalar"
-        odd = "" if entry["finite"] else f"  not finite: {entry['nan']:,} NaN, {entry['infinite']:,} infinite"
+        odd = ""
+        if not entry.get("finite", True):
+            odd = f"  not finite: {entry['nan']:,} NaN, {entry['infinite']:,} infinite"
         lines.append(f"  {shown(entry['key']):{width}}  {shape:>14}  {entry['dtype']}{odd}")
     for key, why in list(checkpoint.ignored.items())[:5]:
         lines.append(f"  {shown(key):{width}}  not read: {why}")

@@ -15,6 +15,7 @@ from analyses.commands.values import converted, group_name, real
 from analyses.elements import read_elements
 from analyses.guesses import VERIFIED, Guess, guess_layout, guess_of
 from analyses.layouts import Layout
+from analyses.leftovers import unused_numbers, unused_tensors
 from analyses.origins import Confidence, Origin
 from analyses.reading.text import shown
 from analyses.rivals import judge
@@ -184,13 +185,16 @@ def _origin_of_guess(guess: Guess, activation: str | None) -> Origin:
 
 def _origin_of_known(layout: Layout, checkpoint: Checkpoint, given: set[str]) -> Origin:
     """Of a layout that was written down or told: what it leaves out, and what nobody told."""
-    unused = layout.unused(checkpoint)
+    unused, parts = unused_tensors(layout, checkpoint), unused_numbers(layout, checkpoint)
     assumed = tuple(name for name in layout.origin.assumed if name not in given)
     notes = []
     if unused:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         are = "is" if len(unused) == 1 else "are"
         notes.append(f"{', '.join(shown(key) for key in unused[:5])}{more} {are} not used by the layout")
+    if parts:
+        told = ", ".join(f"{left:,} of {size:,} of {shown(key)}" for key, (left, size) in parts.items())
+        notes.append(f"numbers that the slices of the layout leave out: {told}")
     rivals: tuple[str, ...] = ()
     if "activation" in assumed:
         rivals, told = _rivals_of_default(layout, checkpoint)

@@ -213,23 +213,25 @@ def _numbers(text: str) -> list[float]:
 
 
 def _last_network(
-    path: Path, options: dict[str, Any], *, step: int | None, step_pattern: str | None, skip_bad: bool,
-    quiet: bool,
-) -> tuple[Checkpoint, Run | None, Layout, GroupNetwork, dict[int, str]]:  # fmt: skip
-    """The network of a checkpoint or of the last step of a run; with ``skip_bad`` the last of any use."""
-    if not skip_bad:
-        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
-        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
-        return checkpoint, run, chosen, chosen.network(checkpoint), {}
-    run, bad = Run.open(path, step_pattern=step_pattern), {}
-    for current in reversed(run.steps):
+    run: Run, options: dict[str, Any], *, skip_bad: bool, quiet: bool
+) -> tuple[Checkpoint, Layout, GroupNetwork, dict[int, str]]:
+    """The network of the last step of a run; with ``skip_bad`` of the last that can be used."""
+    bad: dict[int, str] = {}
+    for step in reversed(run.steps):
         try:
-            checkpoint = run.read(current)
+            checkpoint = run.read(step)
             chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
-            return checkpoint, run, chosen, chosen.network(checkpoint), bad
+            return checkpoint, chosen, chosen.network(checkpoint), bad
         except CheckpointError as error:
-            bad[current] = str(error)
-    raise CheckpointError(f"no checkpoint can be used; step {run.steps[-1]}: {bad[run.steps[-1]]}")
+            _passed_over(step, error, bad, skip_bad)
+    last = run.steps[-1]
+    raise CheckpointError(f"{path_text(run.path)}: no checkpoint can be used; step {last}: {bad[last]}")
+
+
+def _passed_over(step: int, error: CheckpointError, bad: dict[int, str], skip_bad: bool) -> None:
+    if not skip_bad:
+        raise CheckpointError(f"step {step}: {error}; --skip-bad leaves such steps out") from error
+    bad[step] = str(error)
 
 
 def _of_path(
@@ -237,15 +239,18 @@ def _of_path(
     step_pattern: str | None, base: str, symbols: str, frequencies: int, seed: int, quiet: bool,
     dry_run: bool,
 ) -> dict[str, Any] | None:  # fmt: skip
-    if all_steps and not os.path.isdir(split_selector(path)[0]):
-        raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
     if skip_bad and not all_steps:
         raise InputError("--skip-bad: only with --all-steps; one step is used or refused")
-    checkpoint, run, chosen, network, bad = _last_network(
-        path, options, step=step, step_pattern=step_pattern, skip_bad=skip_bad, quiet=quiet
-    )
-    if all_steps and run is None:
+    if all_steps and not os.path.isdir(split_selector(path)[0]):
         raise InputError(f"--all-steps: expected a run directory, got the checkpoint {path_text(path)}")
+    bad: dict[int, str] = {}
+    if all_steps and step is None:
+        run = Run.open(path, step_pattern=step_pattern)
+        checkpoint, chosen, network, bad = _last_network(run, options, skip_bad=skip_bad, quiet=quiet)
+    else:
+        checkpoint, run = read_target(path, step=step, step_pattern=step_pattern)
+        chosen = choose_layout(checkpoint, run, quiet=quiet, **options)
+        network = chosen.network(checkpoint)
     steps = [known for known in run.steps if known not in bad] if all_steps else [checkpoint.step]
     say(
         f"plan: {network.group.name}, q = {network.width}, {len(steps)} step(s), base {base}, "
@@ -262,11 +267,7 @@ def _of_path(
                 try:
                     network = chosen.network(run.read(current))
                 except CheckpointError as error:
-                    if not skip_bad:
-                        raise CheckpointError(
-                            f"step {current}: {error}; --skip-bad leaves such steps out"
-                        ) from error
-                    bad[current] = str(error)
+                    _passed_over(current, error, bad, skip_bad)
                     continue
             a, b, c = (z.numpy() for z in network.coefficients())
             try:

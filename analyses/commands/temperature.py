@@ -131,19 +131,23 @@ def _summary(document: dict[str, Any]) -> str:
     for branch in document["branches"]:
         there = [i for i, rho in enumerate(branch["rho"]) if rho is not None]
         first, last = there[0], there[-1]
+        errors = np.array([branch["error"][i] for i in there], float)
+        proved = errors[np.isfinite(errors)]
         lines.append(
             f"{branch['kind']}: T = {document['T'][first]:.4g} .. {document['T'][last]:.4g}, "
-            f"|rho| {np.linalg.norm(branch['rho'][first]):.6g} .. {np.linalg.norm(branch['rho'][last]):.6g}, "
-            f"lowest second variation {branch['second_variation'][first][0]:.4g} .. "
-            f"{branch['second_variation'][last][0]:.4g}, symmetry zeros {branch['symmetry_zeros'][first]}"
+            f"|rho| {_length(branch, first)} .. {_length(branch, last)}, "
+            f"lowest second variation {branch['lowest'][first]:.4g} .. {branch['lowest'][last]:.4g}, "
+            f"symmetry zeros {branch['symmetry_zeros'][first]}, error at most {proved.max(initial=0.0):.1e}"
+            + (f" but for {len(errors) - len(proved)} undetermined" if len(proved) < len(errors) else "")
         )
-        if None in [branch["error"][i] for i in there] or not all(
-            np.isfinite([branch["error"][i] for i in there])
-        ):
-            lines.append(
-                "  too near a transition for a bound at some of these temperatures: undetermined there"
-            )
     lines += [sentence(one) for one in document["critical"]] or [
         "no state changes its stability on this grid"
     ]
     return "\n".join(lines)
+
+
+def _length(branch: dict[str, Any], place: int) -> str:
+    """|rho| at a temperature, 0 where it is not more than its bound."""
+    size = float(np.linalg.norm(branch["rho"][place]))
+    error = branch["error"][place]
+    return f"{size:.6g}" if error is None or size > error else "0"

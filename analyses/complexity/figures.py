@@ -50,7 +50,7 @@ def learning_curves(document: dict[str, Any], *, collapsed: bool = False) -> Fig
         axes.plot(x[valid], group["risk_mean"][valid], "o", color=color, ms=4.5, label=label)
         axes.plot(x[~valid], group["risk_mean"][~valid], "o", mfc="white", color=color, ms=4.5)
         axes.plot(x, group["risk_predicted"], "-", color=color, lw=0.9)
-        if not collapsed:
+        if not collapsed and group["nyquist"] is not None:
             axes.axvline(group["nyquist"], color=color, lw=0.7, ls=":")
     axes.set_xscale("log")
     axes.set_yscale("log")

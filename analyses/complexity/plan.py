@@ -19,6 +19,7 @@ from manifold.named_actions import named_action
 from manifold.ridge import check_sobolev
 
 MULTIPLIERS = np.geomspace(1 / 32, 32, 31)
+MOST_SAMPLES = 10**12  # times the order of a group it is still a number that tables hold
 SCHEDULE = len(MULTIPLIERS) // 2  # index of the multiplier 1, the theorem's own schedule
 
 
@@ -180,8 +181,11 @@ def _check_numbers(theta: float, noise: float, samples: list[int], trials: int, 
         raise InputError(f"theta: expected a number in (0, 1], got {theta:g}")
     if not (math.isfinite(noise) and noise >= 0):
         raise InputError(f"noise: expected sigma >= 0, got {noise}")
-    if not len(samples) or min(samples) < 1:
-        raise InputError("n-grid: expected at least one sample size >= 1, for example 64,128,256")
+    if not len(samples) or min(samples) < 1 or max(samples) > MOST_SAMPLES:
+        raise InputError(
+            f"n-grid: expected sample sizes from 1 to {MOST_SAMPLES:,}, for example 64,128,256; "
+            f"got {str(list(samples))[:60]}"
+        )
     if sorted(set(samples)) != list(samples):
         raise InputError(f"n-grid: expected increasing sample sizes, got {samples}")
     if trials < 2 or draws < 1:

@@ -96,7 +96,8 @@ def intrinsic_dimension(lab: Laboratory) -> Claim:
             end = error.partial
         size = end.measure.points.norm(dim=1)
         alive = size > 1e-3 * max(float(size.max()), 1e-6)
-        found = spectrum(objective, end.measure).rank if float(size.max()) > 1e-3 else 0
+        left = ParticleMeasure(end.measure.points[alive], end.measure.weights[alive])
+        found = spectrum(objective, left).rank if float(size.max()) > 1e-3 else 0
         decays.append({"kappa": strength, "rank": found, "alive": int(alive.sum()) if found else 0,
                        "gradient_norm": end.gradient_norm_after,
                        "loss": run.task.value(end.measure)})  # fmt: skip

@@ -134,6 +134,13 @@ def _kind(value: Any) -> Kind:
     return Kind.MODULE if _is_module(inside) else Kind.OBJECT
 
 
+def attributes_of(value: Any) -> dict[Any, Any]:
+    """Entries of a dict, or what a record's ``__dict__``, slots and own entries hold; empty for all else."""
+    if isinstance(value, Record):
+        return {**value.entries, **_attributes(value)} if value.entries else _attributes(value)
+    return value if isinstance(value, dict) else {}
+
+
 def _attributes(record: Record) -> dict[Any, Any]:
     """The ``__dict__`` of an object, with its slots."""
     state = record.state

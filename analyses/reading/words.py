@@ -6,6 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from analyses.reading.allowlist import Record
+from analyses.reading.trees import attributes_of
+
 WORDS_KEY = "rhoscope.words"  # where a worker hands them over, as JSON
 MAX_WORDS = 500
 MAX_WORD_LENGTH = 200
@@ -14,7 +17,7 @@ MAX_DEPTH = 6
 
 
 def words_beside(tree: Any, *left_out: str) -> dict[str, str | float]:
-    """Short texts and numbers in nested dictionaries (of a list of numbers the last), by their last key.
+    """Short texts and numbers in nested dictionaries and objects (of a list the last), by their last key.
 
     Parameters
     ----------
@@ -29,8 +32,6 @@ def words_beside(tree: Any, *left_out: str) -> dict[str, str | float]:
         At most 500.
     """
     found: dict[str, str | float] = {}
-    if not isinstance(tree, dict):
-        return found
     for name, item in itertools.islice(_walk(tree), MAX_ITEMS):
         key = name[:MAX_WORD_LENGTH]
         last = item[-1] if isinstance(item, (list, tuple)) and item else item
@@ -40,8 +41,8 @@ def words_beside(tree: Any, *left_out: str) -> dict[str, str | float]:
     return found
 
 
-def _walk(tree: dict[Any, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
-    for key, item in tree.items():
+def _walk(tree: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    for key, item in attributes_of(tree).items():
         yield key if isinstance(key, str) else f"<{type(key).__name__}>", item
-        if isinstance(item, dict) and depth < MAX_DEPTH:
+        if isinstance(item, (dict, Record)) and depth < MAX_DEPTH:
             yield from _walk(item, depth + 1)

@@ -16,6 +16,7 @@ from analyses.verification.span import Span, compressed, row_space, symmetry_com
 SAFETY = 16.0  # between the rounding of doubles that was seen and what extended precision is trusted to
 FIXED_WORK = 2e6  # integer multiplications of about a third of a microsecond: below, always
 MOST_FIXED_WORK = 1e7  # and up to here where extended precision leaves the space in doubt
+TAILS, LONGEST_TAIL = ("tanh", "gelu"), 10.0  # pre-activations beyond leave gradients of 1e-23 and less
 LEAST_PIVOT = 1e-5  # of T_R over the largest: below, its basis loses digits of extended precision
 
 
@@ -106,13 +107,14 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
     else:
         space = symmetry_complement(problem, numbers, kink=kink)
     inside = compressed(parts.hessian, space, numbers)
+    certain = not _long_tails(problem) and (subspace != "span" or _certain(space, numbers))
     doubt = (
         0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
     )
     norm = float(np.abs(numbers.extended(parts.hessian)).sum(1).max(initial=0))
     found = _scaled(eigenvalues_of(inside, numbers), scale, rounding + 4 * doubt * norm)
     return DenseReference(
-        kink, found, space.rank, _certain(space, numbers), _leak(parts.hessian, space, numbers, scale), parts,
+        kink, found, space.rank, certain, _leak(parts.hessian, space, numbers, scale), parts,
         numbers, space.least,
     )  # fmt: skip
 
@@ -121,6 +123,12 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
 def _assembled(problem: RawProblem, numbers: Numbers, kink: float, span: bool) -> tuple[SecondOrder, float]:
     parts = second_order(problem, numbers, kink=kink, span=span)
     return parts, _rounding(problem, parts, numbers)
+
+
+def _long_tails(problem: RawProblem) -> bool:
+    """Whether tails of tanh or GELU may lie below the digits there are."""
+    b = problem.a if problem.b is None else problem.b
+    return problem.activation in TAILS and np.abs(problem.a).max() + np.abs(b).max() > LONGEST_TAIL
 
 
 def _certain(space: Span, numbers: Numbers) -> bool:

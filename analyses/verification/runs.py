@@ -145,7 +145,9 @@ def _branches(document: dict[str, Any], i: int, references: list[DenseReference]
 def _certified(counted: dict[str, Any], problem: RawProblem, references: list[DenseReference]) -> list[Check]:
     if counted["dimension"] == problem.dimension:
         references = dense_references(problem, space="full")
-    elif counted["dimension"] != references[0].rank:
+    else:
+        references = dense_references(problem, space="complement")
+    if counted["dimension"] != references[0].rank:
         return [unchecked("certified_counts", counted["dimension"], "counted on another space")]
     checks = []
     for name, sign in (("negative", -1), ("positive", 1)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyses.verification.hessian import contrasts
-from analyses.verification.numbers import Fixed, Numbers, extended_product
+from analyses.verification.numbers import DOUBLE, Fixed, Numbers, extended_product
 from analyses.verification.problem import RawProblem, activation_tables
 
 FIXED_CUT = 1e-45  # of the largest gradient: 72 places leave dependent ones at 1e-60
@@ -138,8 +138,8 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -
     Span
     """
     tensors = problem.weights(numbers)
-    u = tensors[0][:, None, :] + tensors[1][None, :, :]
-    level, slope, _ = activation_tables(problem, numbers, u, kink)
+    a, b, c = problem.weights(DOUBLE)  # what doubles cannot see has no slope
+    level, slope, _ = activation_tables(problem, DOUBLE, a[:, None, :] + b[None, :, :], kink)
     if problem.centred:
         turn = contrasts(numbers, problem.n).T.copy()
         tensors = tuple(numbers.dot(turn, w) for w in tensors)
@@ -151,7 +151,7 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -
     basis = []
     for label, j in enumerate(first):
         mates = np.flatnonzero(copies.reshape(-1) == label)
-        rising = bool((slope[:, :, j] != 0).any()) and bool((tensors[-1][:, j] != 0).any())
+        rising = bool((slope[:, :, j] != 0).any()) and bool((c[:, j] != 0).any())
         reached = np.repeat([rising] * (blocks - 1) + [bool((level[:, :, j] != 0).any())], rows)
         inside = numbers.of(np.eye(blocks * rows)[reached])
         hidden = _hidden(problem, numbers, [w[:, j] for w in tensors])[:, reached]
@@ -162,7 +162,7 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -
         share = numbers.root(1, len(mates))
         for mate in mates:
             lifted[:, reached, mate] = numbers.mul(own, share)
-        basis.append(lifted.reshape(len(own), -1))
+        basis.append(lifted.reshape(len(own), blocks * rows * q))
     return Span(np.concatenate(basis), 1.0, 0.0)
 
 

@@ -85,6 +85,10 @@ def spectrum_checks(claim: SpectrumClaim, references: Sequence[DenseReference]) 
     -------
     list of Check
     """
+    doubtful = [r for r in references if not r.rank_certain and r.rank != claim.dimension]
+    if doubtful:
+        why = f"the rank of T_R at the stored numbers is in doubt, least pivot {doubtful[0].least:.0e}"
+        return [unchecked("spectrum", None, why)]
     each = [_against(claim, reference) for reference in references]
     return [max(same, key=gravity) for same in zip(*each, strict=True)]
 
@@ -131,7 +135,7 @@ def _ends(
     true = true[::-1] if descending else true
     if not len(values):
         return unchecked(name, [], "nothing is listed")
-    if len(values) > len(true):
+    if len(values) > min(len(true), claim.dimension):
         return Check(
             name, len(values), len(true), "more values are listed than the space has", method, False, np.inf
         )

@@ -25,7 +25,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     ),
     "maxent": ("n.pt", *TENSORS),
     "complexity": ("--n-grid", "64,128", "--trials", "2", "--draws", "2"),
-    "compose": ("add", "n.pt", "n.pt", "--out", "sum.pt", "--group", "Z5"),
+    "compose": ("add", "n.pt", "n.pt", "--out", "sum.pt", "--group", "Z5", "--activation", "square"),
     "construct": ("cosine", "--group", "Z5", "--out", "f6.pt"),
     "claims": ("--quick",),
     "verify": ("n.pt", *TENSORS),
@@ -36,7 +36,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "bench": ("train", "--quick"),
 }  # fmt: skip
 GIVEN_MOMENTS = ("--space", "S2", "--monomials", "x1;x2", "--moments", "0.1,0.2")
-NONSENSE = (
+ALL_NONSENSE = (
     "",
     "-1",
     "0",
@@ -50,6 +50,9 @@ NONSENSE = (
     "rubbish",
     "\udcff",
 )
+
+
+NONSENSE = ("", "-1", "0", "nan", "1e999", "1" + 40 * "0", "rubbish")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +117,12 @@ def test_the_plans_are_plans(rhoscope, folder, command):
 
 @pytest.mark.parametrize(("command", "option"), list(parameters()))
 def test_nonsense_is_one_line_or_a_plan(rhoscope, command, option):
-    """Given last, so that it replaces what the plan says."""
-    for value in NONSENSE:
+    refuse_or_plan(rhoscope, command, option, NONSENSE)
+
+
+def refuse_or_plan(rhoscope, command, option, values):
+    """Values given last, so that they replace what the plan says."""
+    for value in values:
         plan = GIVEN_MOMENTS if (command, option) in OF_MOMENTS else PLANS[command]
         code, out, err = rhoscope(command, *plan, "--dry-run", "--quiet", option, value)
         assert out == "", (option, value)
@@ -124,6 +131,12 @@ def test_nonsense_is_one_line_or_a_plan(rhoscope, command, option):
         if code == 2:
             assert err.startswith("rhoscope: "), (option, value, err)
             assert err.count("\n") == 1, (option, value, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "option"), list(parameters()))
+def test_all_nonsense_is_one_line_or_a_plan(rhoscope, command, option):
+    refuse_or_plan(rhoscope, command, option, ALL_NONSENSE)
 
 
 OF_MOMENTS = {("maxent", option) for option in ("--space", "--monomials", "--moments", "--method")}

@@ -116,14 +116,14 @@ def test_even_order_says_what_is_different(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    paths = {name: tmp_path / f"{name}.pt" for name in ("Z3", "Z5")}
+    paths = {name: tmp_path / f"{name}.pt" for name in ("Z3", "Z5", "Z11")}
     for name, path in paths.items():
         call("construct", "memorise", "--group", name, "--out", path, "--quiet")
     out = tmp_path / "out.pt"
     with pytest.raises(InputError, match="same group, got Z3 and Z5"):
         call("compose", "add", paths["Z3"], paths["Z5"], "--out", out)
     with pytest.raises(TooLargeError, match="--compress"):
-        call("compose", "multiply", paths["Z5"], paths["Z5"], "--out", out, "--max-mib", "0")
+        call("compose", "multiply", paths["Z11"], paths["Z11"], "--out", out, "--max-mib", "1")
     with pytest.raises(InputError, match="only cosine"):
         call("construct", "F6", "--group", "Z7", "--out", out, "--neurons", "7")
     with pytest.raises(InputError, match="safetensors"):

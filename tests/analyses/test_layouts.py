@@ -66,6 +66,21 @@ class TestExpressions:
         assert torch.equal(parse_expression(text).evaluate(self.state), expected)
 
     @pytest.mark.parametrize(
+        ("text", "count"),
+        [("w", {"w": 12}), ("w[0:2].T", {"w": 8}), ("w[:, 2:] + w[:, :2]", {"w": 12}),
+         ("w.T[1:].T", {"w": 9}), ("embed.weight@fc.0.weight[0:2]", {"embed.weight": 10, "fc.0.weight": 8})],
+    )  # fmt: skip
+    def test_entries_are_the_numbers_that_the_value_depends_on(self, text, count):
+        expression = parse_expression(text)
+        entries = expression.entries(self.state)
+        assert {key: int(mask.sum()) for key, mask in entries.items()} == count
+        value = expression.evaluate(self.state)
+        for key, mask in entries.items():
+            other = self.state | {key: self.state[key].masked_fill(~mask, float("nan"))}
+            assert torch.equal(expression.evaluate(other), value)
+            assert not torch.equal(expression.evaluate(self.state | {key: self.state[key] + 1}), value)
+
+    @pytest.mark.parametrize(
         "text",
         ["", " ", "@", "w @", "w[", "w[]", "w[1]", "w[::2]", "w[1:2", "w w", "w.", "1w", "__import__('os')",
          "w; w", "w * w", "w[0:2](1)", "lambda: 0", "w[:,", '"w', "w[a:b]", "w\n@", "w[1:99999999999999]",

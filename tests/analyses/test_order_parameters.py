@@ -1,13 +1,18 @@
 """Order parameters against sums written out in plain numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from analyses.order_parameters import decoupling, neuron_purity, order_parameters
+from analyses.order_parameters import decoupling, neuron_purity, order_parameters, plain_projected_mse
 from analyses.subjects import Subject
 from manifold.groups import FiniteAbelianGroup
+from spectra.activations import parse_activation
+from spectra.constructions import f6
 from spectra.networks import GroupNetwork
+from spectra.potentials import GroupPotentials
 from tests import oracles
 
 
@@ -134,3 +139,70 @@ def test_a_neuron_is_alive_beyond_a_thousandth_of_the_largest():
     factors = torch.tensor([1.0, 1.01e-3, 0.99e-3]) * size[0] / size
     net = GroupNetwork(FiniteAbelianGroup((3,)), a * factors, b * factors, c * factors)
     assert order_parameters(Subject(net)).alive.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("orders", [(5,), (2, 2)])
+def test_a_solution_has_ones_zeros_and_vanishing_sums(orders):
+    net = f6(FiniteAbelianGroup(orders))
+    found = order_parameters(Subject(net))
+    assert found.ones == 1.0
+    assert found.zeros["R_c"] == 1.0
+    assert found.largest_sum < 1e-12
+    assert np.abs(found.targets - 1).max() < 1e-12
+    assert found.alive.all()
+    half = order_parameters(Subject(replace(net, c=0.94 * net.c)))  # beyond the tolerance of 0.05
+    assert half.ones == 0.0
+    near = order_parameters(Subject(replace(net, c=0.96 * net.c)))
+    assert near.ones == 1.0
+
+
+def test_the_largest_sum_is_that_over_all_frequencies():
+    """Uncentred, Z5: ``2 rho_{m0k} + S_a(m,k)``, the same for b, and all three for m = 0, written out."""
+    net, n = network((5,), seed=4), 5
+    za, zb, zc = (part.numpy() for part in net.coefficients())
+    sizes = []
+    for k in range(1, n):
+        sums = {}
+        for p, z in (("a", za), ("b", zb)):
+            for m in range(n):
+                sums[p, m] = sum((z[:, i] * z[:, (m - i) % n] * zc[:, k]).mean() for i in range(n))
+        sizes += [abs(sums["a", m] + 2 * (za[:, m] * zb[:, 0] * zc[:, k]).mean()) for m in range(1, n)]
+        sizes += [abs(sums["b", m] + 2 * (za[:, 0] * zb[:, m] * zc[:, k]).mean()) for m in range(1, n)]
+        both = sums["a", 0] + sums["b", 0] + 2 * (za[:, 0] * zb[:, 0] * zc[:, k]).mean()
+        sizes.append(abs(both))
+    assert order_parameters(Subject(net)).largest_sum == pytest.approx(max(sizes), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["x^3", "x^2+x", "relu"])
+def test_other_activations(name):
+    """A polynomial's loss is rebuilt from its potentials, no other one's."""
+    net = replace(network((4,), seed=5), activation=parse_activation(name), output_scale=1e-3)
+    found = order_parameters(Subject(net))
+    assert np.isnan(found.ones)
+    outputs = net.outputs()
+    wrong = outputs - torch.eye(4, dtype=torch.float64)[torch.as_tensor(net.group.sums)]
+    wrong = wrong - wrong.mean(-1, keepdim=True)
+    assert found.projected_mse == pytest.approx(float(wrong.square().sum() / 16), rel=1e-12)
+    if name == "relu":
+        assert np.isnan(found.identity_error)
+    else:
+        assert found.identity_error < 1e-12
+    largest = np.abs(found.targets).max()
+    crossed = GroupPotentials.of(net).named_sets()["R_c"].abs().numpy()
+    assert found.zeros["R_c"] == pytest.approx(np.mean(crossed <= 0.05 * largest))
+
+
+def test_an_error_of_the_potentials_shows_in_the_identity(monkeypatch):
+    net = network((5,))
+    for shift in (0.1, -0.1):
+        value = plain_projected_mse(net) + shift
+        monkeypatch.setattr("analyses.order_parameters._loss_by_potentials", lambda *_, value=value: value)
+        assert order_parameters(Subject(net)).identity_error == pytest.approx(0.1)
+
+
+def test_decoupling_of_outputs_samples_each_at_most_once():
+    """27 outputs of Z3: asked for 100 of them, all are taken, and the share does not depend on the seed."""
+    net = replace(network((3,), seed=6), activation=parse_activation("relu"))
+    shares = [decoupling(Subject(net), seed=seed)["offdiagonal_share"] for seed in (0, 1)]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-12)
+    assert decoupling(Subject(net), count=5)["offdiagonal_share"] != pytest.approx(shares[0], rel=1e-6)

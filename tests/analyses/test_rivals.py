@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import xarray as xr
 
+from analyses.candidates import candidates
 from analyses.checkpoints import Checkpoint
-from analyses.guesses import guess_layout
+from analyses.guesses import _best, _trials, guess_layout
 from analyses.layouts import Layout
 from analyses.rivals import judge
 from tests.analyses import strangers
@@ -110,7 +112,7 @@ def test_a_word_beside_it_decides(trained, tmp_path):
 def test_a_stored_training_loss_decides(trained):
     _, network = trained
     pairs, sums = strangers.pairs_and_sums((7,))
-    loss = float(torch.nn.functional.cross_entropy(network(pairs), sums))
+    loss = float(torch.nn.functional.cross_entropy(network(pairs), sums).detach())
     words = {"rhoscope.words": json.dumps({"train_loss": 1.1 * loss})}
     guess = guess_layout(Checkpoint(Path("memory"), "test", "0", None, network.state_dict(), metadata=words))
     assert guess.layout.activation == "relu"
@@ -134,6 +136,32 @@ def test_a_bias_and_two_first_layers_are_all_used():
     state["copy"] = state["w_a"].clone()
     guess = guess_layout(Checkpoint(Path("memory"), "test", "0", None, state))
     assert guess.unused == ("extra",), "a copy of a used tensor is no unused one"
+
+
+def test_a_reading_that_leaves_a_tensor_out_loses_to_one_that_uses_it():
+    """Both do the task: the two embeddings are equal up to a constant, and the names speak for neither."""
+    torch.manual_seed(0)
+    network = strangers.SummedEmbedding(7, 32)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    network.emb_y = network.emb_x
+    assert strangers.train(network, (7,), loss="mse", optimiser=optimiser, steps=500) == 1.0
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    state["emb_y.weight"] += 1e-4
+    guess = guess_layout(Checkpoint(Path("memory"), "test", "0", None, state))
+    assert guess.layout.w_b is not None
+    assert guess.unused == ()
+    (trial,) = _trials_of(state, tied=True)[:1]
+    assert trial.accuracy == 1.0, "the tied reading does the task as well"
+    assert trial.unused == 1
+    liked = replace(trial, candidate=replace(trial.candidate, prior=100.0))
+    assert _best([liked, *_trials_of(state, tied=False)]).unused == 0
+
+
+def _trials_of(state, *, tied: bool):
+    checkpoint = Checkpoint(Path("memory"), "test", "0", None, state)
+    found = [one for one in candidates(checkpoint, 7) if (one.second is None) is tied]
+    trials = [trial for one in found for trial in _trials(one, "Z7", ("square",), checkpoint)]
+    return sorted(trials, key=lambda trial: -trial.accuracy)
 
 
 def test_unused_tensors_count_against_a_guess():
@@ -169,7 +197,7 @@ def test_logits_of_further_tokens_are_not_dropped_in_silence(whole):
     )  # fmt: skip
     state = Checkpoint(Path("memory"), "test", "0", None, network.state_dict())
     outputs = network.double()(pairs)
-    values = [float(torch.nn.functional.cross_entropy(outputs[:, :k], sums)) for k in (7, 8)]
+    values = [float(torch.nn.functional.cross_entropy(outputs[:, :k], sums).detach()) for k in (7, 8)]
     verdict = judge(layout, state, activation="relu")
     (said,) = verdict.doubts + verdict.remarks
     assert f"{values[0]:.4g} over the elements, {values[1]:.4g} with them" in said
@@ -243,6 +271,15 @@ def test_tensors_that_a_given_layout_leaves_out_are_named(trained, monkeypatch, 
     assert found["layout"]["assumed"] == ["activation", "loss"]
     assert "relu" in found["layout"]["rivals"], "nobody said that it is the square"
     assert any("square is assumed" in note and "relu" in note for note in found["notes"])
+
+
+def test_numbers_that_slices_leave_out_are_counted(trained, monkeypatch, capsys):
+    path, _ = trained
+    arguments = ["analyze", path, "--group", "Z7", "--loss", "cross_entropy", "--activation", "relu"]
+    arguments += ["--tensor", "w_a=fc1.weight[:,:7]", "--tensor", "w_c=fc2.weight", "--quiet"]  # no w_b: tied
+    code, out, _ = rhoscope(monkeypatch, capsys, *arguments, "--eigenvalues", "1")
+    assert code == 0
+    assert "note: numbers that the slices of the layout leave out: 448 of 896 of fc1.weight" in out
 
 
 # -- another task ------------------------------------------------------------------------------------------

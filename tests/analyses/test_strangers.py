@@ -86,7 +86,7 @@ def test_inspect_and_analyze_without_options(stranger, command):
     assert found["task"]["activation"] == ("relu" if relu else "square")
     assert found["potentials"]["determine_loss"] is not relu
     assert (found["loss_identity_error"] is None) is relu
-    assert (found["potentials"]["ones"] is None) is relu
+    assert (found["potentials"]["ones"] is None) is (relu or found["task"]["loss"] == "cross_entropy")
     assert len(found["potentials"]["targets"]) == len(found["potentials"]["alignment"]) == N - 1
     spectrum = found["spectrum"]
     assert spectrum["converged"]

@@ -69,3 +69,31 @@ def test_bad_input(more, message):
 
 def test_grids():
     assert parse_grid("0.5:1:2") == (0.5, 1.0)
+
+
+def test_states_without_a_bound_are_said_to_be_undetermined():
+    """At T = 1e-4 the density is too narrow for the rule; at 1/2 the ordered state is at its transition."""
+    result = call(*CIRCLE, "--param", "J=1", "--t-grid", "0.0001:0.5:3")
+    (ordered,) = [line for line in result.stdout.splitlines() if line.startswith("ordered")]
+    assert "but for 1 undetermined" in ordered
+    document = json.loads(call(*CIRCLE, "--param", "J=1", "--t-grid", "0.0001:0.5:3", "--json").stdout)
+    branch = next(one for one in document["branches"] if one["kind"] == "ordered")
+    assert branch["error"][0] is branch["stable"][0] is None
+    assert branch["stable"][1] is True
+
+
+def test_a_first_order_transition_is_listed_with_its_spinodals(tmp_path):
+    """``L = -|rho|^2 / 2 - 2 |rho|^4``: between them the grid has a single temperature."""
+    page = tmp_path / "first.html"
+    loss = "-(rho1^2+rho2^2)/2-2*(rho1^2+rho2^2)^2"
+    arguments = ("--space", "S1", "--monomials", "x1;x2", "--loss-expr", loss,
+                 "--t-grid", "0.4:1.9:4", "--quiet")  # fmt: skip
+    document = json.loads(call(*arguments, "--json", "--report", page).stdout)
+    assert [(one["kind"], one["transition"], one["direction"]) for one in document["critical"]] == [
+        ("uniform", "stability", "up"), ("first-order", "first-order", "down"), ("ordered", "fold", "down")
+    ]  # fmt: skip
+    assert document["critical"][1]["between"] == ["ordered", "uniform"]
+    curves = {one["kind"]: one["curve"] for one in document["branches"]}
+    assert curves["ordered"] == curves["ordered-2"] != curves["uniform"]
+    for word in ("First-order transition", "Spinodal of the ordered state"):
+        assert word in page.read_text()

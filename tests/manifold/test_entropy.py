@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
+import torch
+from scipy.special import digamma
 
-from manifold.entropy import ball_share, intrinsic_dimension, kozachenko_leonenko
+from manifold.entropy import (
+    ball_share,
+    distances,
+    intrinsic_dimension,
+    kozachenko_leonenko,
+    merge_duplicates,
+)
 from manifold.errors import InputError
 from manifold.expressions import parse_monomials
 from manifold.maxent import MaxEntFamily
 from manifold.sampling import draw
-from manifold.spaces import Sphere, Stiefel, Torus
+from manifold.spaces import Sphere, Stiefel, Torus, parse_space
 
 
 def test_caps():
@@ -82,3 +90,101 @@ def test_intrinsic_dimension_of_few_points_has_the_factor_of_its_bias():
     few = intrinsic_dimension(Sphere(1), ladder(3))
     assert np.isnan(few.value)
     assert np.isnan(few.standard_error)
+
+
+def test_caps_beyond_a_hemisphere_and_spaces_without_balls():
+    radius = np.array([0.3, 1.5, 1.8, 2.5, 3.0])
+    assert ball_share(Sphere(2), radius) == pytest.approx((1 - np.cos(radius)) / 2)
+    assert ball_share(Sphere(3), radius) == pytest.approx((radius - np.sin(radius) * np.cos(radius)) / np.pi)
+    assert ball_share(Torus(3), np.array([1.0, 4.0])) == pytest.approx([np.pi**-3, 1.0])
+    with pytest.raises(InputError, match="S2xS1"):
+        ball_share(parse_space("S2xS1"), radius)
+
+
+def test_distances():
+    angles = np.array([[0.1, 0.2], [3.0, 6.0], [-3.0, 0.0]])
+    points = np.stack([np.cos(angles), np.sin(angles)], 2).reshape(3, 4)
+    expected = np.array([[0, 2.9, 3.1], [2.9, 0, 2 * np.pi - 6], [3.1, 2 * np.pi - 6, 0]])
+    expected[0, 1] = expected[1, 0] = max(2.9, 2 * np.pi - 5.8)
+    expected[1, 2] = expected[2, 1] = max(2 * np.pi - 6, 2 * np.pi - 6)
+    assert distances(Torus(2), points) == pytest.approx(expected)
+    east, north = np.array([1.0, 0, 0]), np.array([0, 0.6, 0.8])
+    assert distances(Sphere(2), np.stack([east, -east, north])) == pytest.approx(
+        np.pi * np.array([[0, 1, 0.5], [1, 0, 0.5], [0.5, 0.5, 0]])
+    )
+
+
+def test_duplicates_merge_within_the_radius_and_zeros_go():
+    angle = np.array([0.0, 1.0, 5e-10, 2.0, 1.0 + 3e-9])
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
+    found, weights = merge_duplicates(Sphere(1), points, np.array([1.0, 2.0, 3.0, 0.0, 4.0]))
+    assert found == pytest.approx(points[[0, 1, 4]], abs=1e-15)
+    assert weights == pytest.approx([0.4, 0.2, 0.4])
+    assert len(merge_duplicates(Sphere(1), points, np.ones(5), radius=1e-8)[0]) == 3
+
+
+def plain_estimate(space, points, weights, k):
+    """The formula of the docstring, point by point."""
+    table, effective = distances(space, points), 1 / (weights**2).sum()
+    terms = []
+    for j in range(len(points)):
+        mass, radius = 0.0, None
+        for i in sorted(set(range(len(points))) - {j}, key=lambda i, j=j: table[j, i]):
+            mass, radius = mass + weights[i], table[j, i]
+            if mass >= (1 - 1e-9) * k / effective:
+                break
+        share = float(ball_share(space, np.array([radius]))[0])
+        terms.append(np.log(share) - digamma(k) + np.log(k) - np.log(mass / (1 - weights[j])))
+    value = weights @ np.array(terms)
+    return value, np.sqrt(weights**2 @ (np.array(terms) - value) ** 2)
+
+
+@pytest.mark.parametrize("space", [Sphere(2), Torus(2)], ids=lambda s: s.name)
+@pytest.mark.parametrize("k", [1, 3])
+def test_weighted_estimates_are_the_written_out_formula(space, k):
+    generator = torch.Generator().manual_seed(3)
+    points = space.uniform(24, generator=generator).numpy()
+    weights = np.random.default_rng(1).dirichlet(np.ones(24))
+    found = kozachenko_leonenko(space, points, 7 * weights, neighbours=k)
+    value, error = plain_estimate(space, points, weights, k)
+    assert found.value == pytest.approx(value, rel=1e-12)
+    assert found.standard_error == pytest.approx(error, rel=1e-12)
+    assert found.effective == pytest.approx(1 / (weights**2).sum())
+    assert (found.neighbours, found.distinct) == (k, 24)
+
+
+def test_one_neighbour_below_a_thousand_effective_points_and_four_from_there():
+    angle = np.arange(1001) * 0.7
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
+    assert kozachenko_leonenko(Sphere(1), points[:999]).neighbours == 1
+    assert kozachenko_leonenko(Sphere(1), points).neighbours == 4
+
+
+@pytest.mark.parametrize(("count", "finite"), [(2, False), (3, True), (5, True)])
+def test_the_fewest_points_that_have_a_value(count, finite):
+    points = np.stack([np.cos(np.arange(count)), np.sin(np.arange(count))], 1)
+    found = kozachenko_leonenko(Sphere(1), points, neighbours=1)
+    assert np.isfinite(found.value) == finite
+    assert np.isfinite(found.standard_error) == finite
+    assert kozachenko_leonenko(Sphere(1), points, neighbours=count - 1).value == -np.inf
+    heavy = np.array([1.0] + [0.05] * (count - 1))
+    assert kozachenko_leonenko(Sphere(1), points, heavy).value == -np.inf  # 1.1 effective points
+
+
+def test_intrinsic_dimension_uses_the_heaviest_points_with_their_weights():
+    points = ladder(5)
+    weights = np.random.default_rng(2).uniform(1, 2, 15)
+    light = np.concatenate([weights, [1e-3, 1e-3]])  # 99 % of the weight is without these two
+    more = np.concatenate([points, [[np.cos(0.5), np.sin(0.5)], [np.cos(0.7), np.sin(0.7)]]])
+    logs = np.tile([1.0, np.log(np.e + 1), np.log((np.e + 1) / np.e)], 5)
+    share = weights / weights.sum()
+    effective = 1 / (share**2).sum()
+    found = intrinsic_dimension(Sphere(1), more, light)
+    assert found.value == pytest.approx((effective - 1) / effective / (share @ logs), rel=1e-6)
+    assert found.standard_error == pytest.approx(found.value / np.sqrt(effective - 2), rel=1e-9)
+    few = np.concatenate([np.ones(4), np.full(11, 0.02)])
+    assert np.isnan(intrinsic_dimension(Sphere(1), points, few).value)  # fewer than ten carry 99 %
+    assert np.isfinite(intrinsic_dimension(Sphere(1), points[:12][:10]).value)
+    for light, known in ((0.02, False), (0.04, False), (0.06, True)):  # 4.4, 4.8 and 5.4 effective points
+        found = np.concatenate([np.ones(4), np.full(11, light)])
+        assert np.isfinite(intrinsic_dimension(Sphere(1), points, found).value) == known

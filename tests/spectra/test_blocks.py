@@ -172,3 +172,14 @@ def test_nan_in_the_operator_is_an_error():
         block_spectrum(DenseOperator(torch.full((200, 200), float("nan"), dtype=torch.float64)), 2)
     with pytest.raises(InputError, match="NaN"):
         dense_spectrum(DenseOperator(matrix))
+
+
+def test_the_loose_bound_of_the_coupling_keeps_its_risk():
+    """A rank-one difference of norm 1: the largest of six Gaussians falls below 1/c with probability 1e-9."""
+    size = 9
+    zero = DenseOperator(torch.zeros(size, size, dtype=torch.float64))
+    one = DenseOperator(torch.diag(torch.eye(size, dtype=torch.float64)[0]))
+    bound = coupling_bound(one, zero, negligible=np.inf, seed=3)
+    probes = np.random.default_rng(3).standard_normal((size, 6))
+    factor = bound / np.abs(probes[0]).max()
+    assert ((2 / np.pi) ** 0.5 / factor) ** 6 == pytest.approx(1e-9, rel=0.05)

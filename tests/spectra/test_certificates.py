@@ -9,7 +9,8 @@ import torch
 
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
-from spectra.activations import Abs, Relu
+from spectra.activations import Abs, Gelu, Relu, Tanh
+from spectra.block_solvers import block_spectrum
 from spectra.constructions import f6
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
@@ -300,3 +301,66 @@ def test_uncertainty_of_the_operator_bounds_its_change_under_rounding():
         worst = max(worst, float(torch.linalg.matrix_norm(other - full, 2)))
     assert 0 < worst < bound < 1000 * worst
     assert math.isfinite(bound)
+
+
+@pytest.mark.parametrize("orders", [(3,), (4,), (5,), (2, 2)])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("loss", ["projected_mse", "mse", "cross_entropy"])
+def test_as_many_potentials_as_functions_are_independent(orders, tied, centred, loss):
+    """Counted by the rank of their values at more random neurons than there are functions."""
+    task = GroupTask(FiniteAbelianGroup(orders), loss=loss, centred=centred, tied=tied)
+    n = task.group.order
+    rng = np.random.default_rng(0)
+    neurons = task.potential_count + 10
+    a, b, c = task.embed(torch.as_tensor(rng.standard_normal((neurons, task.dimension))))
+    values = torch.as_tensor(task.group.real_basis) * n**0.5
+    squares = ((a @ values.T)[:, :, None] + (b @ values.T)[:, None, :]).square().reshape(neurons, -1)
+    functions = (squares[:, :, None] * (c @ values.T)[:, None, :]).reshape(neurons, -1)
+    assert int(torch.linalg.matrix_rank(functions, rtol=1e-9)) == task.potential_count
+
+
+@pytest.mark.parametrize("activation", [Relu(), Tanh(), Gelu()])
+def test_no_sign_is_claimed_of_a_network_of_zeros(activation):
+    """Its derivatives cancel in sums over pairs: what is left is rounding, and no norm tells its size."""
+    group = FiniteAbelianGroup((5,))
+    zero = torch.zeros(5, 12, dtype=torch.float64)
+    task = OutputTask(group, activation)
+    measure = GroupNetwork(group, zero, zero, zero, activation=activation).measure()
+    uncertainty = operator_uncertainty(task, measure)
+    assert uncertainty > 0
+    found = block_spectrum(SecondVariation(task.linearise(measure)), 3, uncertainty=uncertainty)
+    assert signs(found.widened(uncertainty).counts) == (0, 0, 0)
+
+
+def test_coordinates_that_are_rounding_do_not_count_for_the_rank():
+    """Fourier coordinates make 1e-17 of exact zeros of F6: scaled up they once hid the rest, or counted."""
+    network = f6(FiniteAbelianGroup((3, 3)))
+    found = answer(network, subspace="span")
+    n, q = network.a.shape
+    assert 0 < found.rank <= q * (3 * n - 3)
+    assert found.rank == int(torch.linalg.matrix_rank(
+        SecondVariation(GroupTask(network.group).linearise(network.measure())).weighted_gradients(), rtol=1e-9
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_cross_entropy_loses_no_digit_to_a_mean_of_c(size):
+    """softmax does not see it: it is an exact null direction, however large."""
+    a, b, c = (torch.round(2**20 * w) / 2**20 for w in raw(4, 3, 5))
+    group = FiniteAbelianGroup((4,))
+    plain, moved = (answer(GroupNetwork(group, a, b, x), "cross_entropy").spectrum for x in (c, c + size))
+    assert np.abs(plain.eigenvalues - moved.eigenvalues).max() < 1e-13 * plain.norm
+    assert signs(moved.counts)[1] == 2 * 3
+    assert moved.counts.certified
+
+
+def test_a_tail_that_vanishes_in_double_precision_is_no_missing_direction():
+    """gelu far below zero is 1e-300, not zero: its directions may be in span(R)."""
+    a, b, c = raw(4, 3, 6)
+    network = GroupNetwork(FiniteAbelianGroup((4,)), a - 60 * torch.eye(3)[0], b, c, activation=Gelu())
+    task = OutputTask(network.group, network.activation, gain=network.gain)
+    assert bool(task.linearise(network.measure()).reached().all())
+    dead = GroupNetwork(network.group, network.a, b, c, activation=Relu())
+    task = OutputTask(network.group, dead.activation, gain=dead.gain)
+    assert not bool(task.linearise(dead.measure()).reached()[0].any())

@@ -60,3 +60,12 @@ def test_plan_and_refusals():
     for other in (GroupTask(task.group, loss="cross_entropy"), GroupTask(task.group, tied=True)):
         with pytest.raises(InputError, match="chart"):
             chart_spectrum(other)
+
+
+def test_the_error_of_an_exact_formula_is_its_rounding():
+    found = chart_spectrum(GroupTask(FiniteAbelianGroup((5,))))
+    assert (found.errors == np.finfo(float).eps * found.eigenvalues).all()
+    assert (found.residuals == 0).all()
+    assert found.norm == pytest.approx(0.4)
+    assert found.vectors.shape == (100, 0)
+    assert (found.matvecs, found.converged, found.complete) == (0, True, True)

@@ -234,3 +234,79 @@ def test_error_bounds_of_an_opposed_pair_count_as_coupling(errors, turn, kind):
     events = find_crossings(steps, track(steps))
     assert sorted(e.direction for e in events) == ["down", "up"]
     assert {e.kind for e in events} == {kind}
+
+
+def test_signs_and_clusters_of_a_step():
+    """A sign beyond its bound; neighbours nearer than both bounds and 1e-8 of the norm are one cluster."""
+    step = SpectralStep([-2.0, -0.1, 0.1, 0.3, 2.0], [0.1, 0.1, 0.05, 0.1, 0.1], np.eye(5))
+    assert step.signs.tolist() == [-1, 0, 1, 1, 1]
+    assert step.norm == 2.0
+    errors = [0.02, 0.02, 0.02, 0.02, 0.02]
+    step = SpectralStep([0.0, 0.03, 0.1, 0.145, 1.0], errors, np.eye(5))
+    assert step.clusters.tolist() == [0, 0, 1, 2, 3]  # gaps 0.03, 0.07, 0.045, 0.855 against 0.04
+    step = SpectralStep([1.0, 1.0 + 0.9e-5, 1.0 + 2.1e-5, 1000.0], np.zeros(4), np.eye(4))
+    assert step.clusters.tolist() == [0, 0, 1, 2]
+    empty = SpectralStep(np.zeros(0), np.zeros(0), np.zeros((3, 0)))
+    assert (empty.norm, empty.clusters.tolist()) == (0.0, [])
+    branches = track(diagonal([[0.5, -0.5, 0.2]], errors=0.5))
+    assert branches.signs.tolist() == [[0, 0, 0]]
+    assert (track(diagonal([[0.6, -0.6]], errors=0.5)).signs == [[-1, 1]]).all()
+
+
+def summary_of(steps):
+    return [(e.low, e.high, e.direction, e.kind) for e in find_crossings(steps, track(steps))]
+
+
+def test_uncertain_stretches_at_both_ends_reach_to_the_first_and_last_step():
+    steps = diagonal([[0], [0], [-1], [1], [0], [0]])
+    assert summary_of(steps) == [
+        (0, 2, "none", CrossingKind.UNRESOLVED), (2, 3, "up", CrossingKind.CROSSING),
+        (3, 5, "none", CrossingKind.UNRESOLVED),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inner", "kind"), [((1e-9, 1e-9), CrossingKind.TOUCH), ((1e-9, 1e-3), CrossingKind.UNRESOLVED),
+                        ((1e-3, 1e-9), CrossingKind.UNRESOLVED)]
+)  # fmt: skip
+def test_a_touch_is_zero_to_rounding_at_every_step_inside(inner, kind):
+    errors = [1e-3, *inner, 1e-3]
+    steps = [SpectralStep([v], [e], np.eye(1)) for v, e in zip((1, 0, 0, 1), errors, strict=True)]
+    # The bound is compared with 1e-8 of the norm of the step, which is that of another branch.
+    steps = [
+        SpectralStep(np.append(s.eigenvalues, 5.0), np.append(s.errors, 1e-12), np.eye(2)) for s in steps
+    ]
+    assert summary_of(steps) == [(0, 3, "none", kind)]
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("turned", [1, 2])
+def test_one_poor_link_or_one_incomplete_step_inside_is_enough(place, turned):
+    vectors = [np.eye(3)[:, :1] if t < turned else np.eye(3)[:, 1:2] for t in range(3)]
+    steps = [
+        SpectralStep([v], [0.1], vector, complete=t != place)
+        for t, (v, vector) in enumerate(zip((-1, 0, 1), vectors, strict=True))
+    ]
+    (event,) = find_crossings(steps, track(steps))
+    assert event.overlap == 0.0
+    assert event.kind is CrossingKind.UNRESOLVED
+    whole = [SpectralStep(s.eigenvalues, s.errors, s.vectors) for s in steps]
+    assert summary_of(whole) == [(0, 2, "up", CrossingKind.CROSSING)]
+
+
+def test_opposed_crossings_one_after_the_other_are_no_pair():
+    steps = diagonal([[-1, 1], [1, 1.5], [1.2, -1]], errors=0.4)
+    assert [(low, kind) for low, _, _, kind in summary_of(steps)] == [
+        (0, CrossingKind.CROSSING), (1, CrossingKind.CROSSING)
+    ]  # fmt: skip
+    at_once = diagonal([[-1, 1], [1, -1]], errors=0.4)
+    assert {kind for *_, kind in summary_of(at_once)} == {CrossingKind.UNRESOLVED}
+
+
+def test_overlaps_are_shares():
+    almost = np.eye(2) * (1 + 1e-9)
+    steps = [SpectralStep([1, 2], [ERROR] * 2, almost) for _ in range(3)]
+    assert track(steps).overlaps.max() <= 1.0
+    half = np.array([[1, -1], [1, 1]]) / np.sqrt(2)
+    steps = [SpectralStep([1, 2], [ERROR] * 2, v) for v in (np.eye(2), half)]
+    assert track(steps).overlaps == pytest.approx(np.full((1, 2), 0.5))

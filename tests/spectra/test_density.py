@@ -96,16 +96,16 @@ def test_bad_input():
 
 
 def test_errors_are_those_of_a_mean_over_starts():
-    """Four starts by hand: at 0.5 they hold 1/4, 1/2, 1/2 and 1 of the mass, N = 8."""
-    nodes = np.tile([0.0, 1.0], (4, 1))
-    low = np.array([0.25, 0.5, 0.5, 1.0])
+    """Five starts by hand: at 0.5 they hold 1/4, 1/2, 1/2, 3/4 and 1 of the mass, N = 8."""
+    nodes = np.tile([0.0, 1.0], (5, 1))
+    low = np.array([0.25, 0.5, 0.5, 0.75, 1.0])
     found = SpectralDensity(nodes, np.stack([low, 1 - low], 1), 8, 0)
     counted = found.cumulative([-1.0, 0.5, 2.0])
-    assert counted.count == pytest.approx([0, 8 * 2.25 / 4, 8])
-    assert counted.low == pytest.approx([0, 0, 4.5])  # one node before the threshold is open
-    assert counted.high == pytest.approx([4.5, 8, 8])
-    variance = ((low - low.mean()) ** 2).sum() / 3
-    error = 8 * (variance / 4) ** 0.5
+    assert counted.count == pytest.approx([0, 8 * 3 / 5, 8])
+    assert counted.low == pytest.approx([0, 0, 4.8])  # one node before the threshold is open
+    assert counted.high == pytest.approx([4.8, 8, 8])
+    variance = ((low - low.mean()) ** 2).sum() / 4
+    error = 8 * (variance / 5) ** 0.5
     assert counted.standard_error == pytest.approx([error] * 3)  # the largest of low, count and high
     assert found.moment(1) == pytest.approx((8 * (1 - low).mean(), error))
 
@@ -118,3 +118,53 @@ def test_standard_errors_are_the_scatter_over_seeds():
     for power in (1, 2):
         estimates, errors = np.array([run.moment(power) for run in runs]).T
         assert estimates.std(ddof=1) == pytest.approx((errors**2).mean() ** 0.5, rel=0.35)
+
+
+def test_edges_are_five_to_a_decade_over_six_decades():
+    nodes = np.array([[-2.0, 0.5], [-1.0, 1.0]])
+    edges = SpectralDensity(nodes, np.full((2, 2), 0.5), 4, 0).edges()
+    top = edges[-1]
+    assert 2.0 < top < 2.001  # the largest node lies inside
+    assert edges == pytest.approx(-edges[::-1])
+    assert len(edges) == 2 * (6 * 5 + 1)
+    positive = edges[31:]
+    assert positive[0] == pytest.approx(1e-6 * top)
+    assert positive[1:] / positive[:-1] == pytest.approx(np.full(30, 10**0.2))
+    assert SpectralDensity(0 * nodes, np.full((2, 2), 0.5), 4, 0).edges()[-1] == 1.0
+    assert SpectralDensity(nodes[:, :0], nodes[:, :0], 4, 0).norm == 0.0
+
+
+def test_one_step_of_one_dimension_and_the_products_told():
+    told = []
+    found = spectral_density(
+        DenseOperator(torch.tensor([[3.0]], dtype=torch.float64)), probes=2, steps=1,
+        progress=lambda *report: told.append(report),
+    )  # fmt: skip
+    assert found.nodes.tolist() == [[3.0], [3.0]]
+    assert found.weights.tolist() == [[1.0], [1.0]]
+    assert found.matvecs == 2
+    assert told == [(1, 2, "spectral density"), (2, 2, "spectral density")]
+    with pytest.raises(InputError, match="1 step"):
+        spectral_density(DenseOperator(torch.eye(3, dtype=torch.float64)), steps=0)
+    with pytest.raises(InputError, match="1 dimension"):
+        spectral_density(DenseOperator(torch.zeros(0, 0, dtype=torch.float64)))
+
+
+def test_the_threshold_itself_counts_and_a_start_alone_has_its_own_interval():
+    found = SpectralDensity(np.array([[0.0, 1.0], [0.0, 1.0]]), np.full((2, 2), 0.5), 2, 0)
+    assert found.cumulative([0.0, 1.0]).count.tolist() == [1.0, 2.0]
+    with pytest.raises(AttributeError):
+        found.dimension = 3
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e8])
+def test_an_invariant_space_is_recognised_at_any_scale(scale):
+    """Three eigenvalues, twenty steps: three nodes, whatever the size of the operator; no weight beyond."""
+    turn = torch.linalg.qr(
+        torch.randn(40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )[0]
+    values = scale * torch.tensor([-1.0] * 10 + [0.5] * 20 + [2.0] * 10, dtype=torch.float64)
+    found = spectral_density(DenseOperator(turn * values @ turn.T), probes=3, steps=20, seed=4)
+    assert ((found.weights > 0).sum(1) == 3).all()
+    assert found.nodes[:, :3] / scale == pytest.approx(np.tile([-1.0, 0.5, 2.0], (3, 1)), rel=1e-10)
+    assert found.weights.sum(1) == pytest.approx(1)

@@ -13,7 +13,8 @@ from spectra.functionals import Decayed
 from spectra.group_task import LOSSES, GroupTask
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.plan import compute_spectrum, plan_spectrum
-from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, tangent_space
+from spectra.tangent import tangent_space
+from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation
 
 
 def random_measure(task, q, seed, scale):

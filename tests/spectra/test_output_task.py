@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import mpmath as mp
 import numpy as np
 import pytest
 import torch
 
 from manifold.errors import InputError
 from manifold.groups import FiniteAbelianGroup
-from spectra.activations import NAMED, SQUARE, Polynomial, parse_activation
+from spectra.activations import NAMED, SQUARE, Polynomial, Tanh, parse_activation
 from spectra.eigen import dense_spectrum
 from spectra.functionals import PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.networks import GroupNetwork
 from spectra.output_task import OutputTask, kink_distances
+from spectra.pair_terms import CrossEntropy
 from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.polynomial_potentials import PolynomialPotentials
 from spectra.variation import SecondVariation
@@ -284,3 +286,38 @@ def test_kinks_are_counted():
     assert nearest == pytest.approx(1e-10 / 4, rel=1e-4)
     net = GroupNetwork(group, a[:, :1] + 1, None, a[:, :1], 1.0, NAMED["relu"])
     assert kink_distances(net) == (0, 0, 9, 1.0)
+
+
+@pytest.mark.parametrize("gap", [1.0, 30.0, 300.0])
+def test_saturated_probabilities_lose_no_digit(gap):
+    """Against exact exponentials: p = 1 - (tiny) is never subtracted from 1."""
+    f = torch.tensor([[gap, 0.0, -1.0], [0.0, gap, 1.0]], dtype=torch.float64)
+    target = torch.tensor([0, 1])
+    change = torch.tensor([[3.0, -1.0, 0.5], [0.25, 2.0, -4.0]], dtype=torch.float64)
+    loss = CrossEntropy()
+    mp.mp.dps = 400
+    for row in range(2):
+        weights = [mp.exp(mp.mpf(float(x))) for x in f[row]]
+        p = [w / sum(weights) for w in weights]
+        moves = [mp.mpf(float(x)) for x in change[row]]
+        mean = sum(x * y for x, y in zip(p, moves, strict=True))
+        gradient = [x - (k == int(target[row])) for k, x in enumerate(p)]
+        curvature = [x * (y - mean) for x, y in zip(p, moves, strict=True)]
+        root = [mp.sqrt(x) * (y - mean) for x, y in zip(p, moves, strict=True)]
+        one = slice(row, row + 1)
+        for found, exact in (
+            (loss.gradient(f[one], target[one])[0], gradient),
+            (loss.curvature(f[one], change[one])[0], curvature),
+            (loss.curvature_root(f[one], change[None, one])[0, 0], root),
+        ):
+            assert found.numpy() == pytest.approx([float(x) for x in exact], rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("x", [0.3, 5.0, 18.0, 40.0])
+def test_slopes_in_the_tail_of_tanh_lose_no_digit(x):
+    mp.mp.dps = 60
+    exact = mp.sech(mp.mpf(x)) ** 2
+    at = torch.tensor([x, -x], dtype=torch.float64)
+    assert Tanh().slope(at).numpy() == pytest.approx([float(exact)] * 2, rel=1e-14, abs=0)
+    bend = float(-2 * mp.tanh(mp.mpf(x)) * exact)
+    assert Tanh().curvature(at).numpy() == pytest.approx([bend, -bend], rel=1e-14, abs=0)

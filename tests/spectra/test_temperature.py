@@ -36,7 +36,7 @@ def magnetisation(d, temperature, coupling=1.0):
     return brentq(gap, 1e-3, 1, xtol=1e-14)
 
 
-@pytest.mark.parametrize("d", [2, 3, 5])
+@pytest.mark.parametrize("d", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_uniform_state_ordered_branch_and_transition(d):
     energy, coupling = magnet(d, 1.3), 1.3
     critical = coupling / d

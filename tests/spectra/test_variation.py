@@ -277,16 +277,16 @@ def test_flow_reduces_the_loss_like_an_exponential_near_a_minimum():
     assert float(left) == pytest.approx(np.exp(-rate * time), rel=1e-3)
 
 
-def test_the_gap_of_a_rank_is_the_first_size_dropped_over_the_last_kept():
+@pytest.mark.parametrize(("sizes", "rank"), [((3.0, 1.0, 2e-6, 5e-12), 3), ((3.0, 1e-5, 1e-12, 1e-13), 2)])
+def test_the_gap_of_a_rank_is_the_first_size_dropped_over_the_last_kept(sizes, rank):
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (9, 6))
-    sizes = np.array([3.0, 1.0, 2e-6, 5e-9])
-    gradients = torch.as_tensor(left * sizes @ right.T)
-    space = tangent_space(gradients, tol=1e-7)
-    assert space.rank == 3
-    assert space.gap == pytest.approx(5e-9 / 2e-6, rel=1e-4)
-    space = tangent_space(gradients, tol=1e-3)
-    assert space.rank == 2
-    assert space.gap == pytest.approx(2e-6, rel=1e-6)
+    gradients = torch.as_tensor(left * np.array(sizes) @ right.T)
+    rows = gradients / gradients.abs().amax(1, keepdim=True)  # of size one, whatever that of the particles
+    expected = torch.linalg.svdvals(rows)
+    cut = float((expected[rank] * expected[rank - 1]).sqrt() / expected[0])
+    space = tangent_space(1e-5 * gradients, noise=1e-5 * gradients.abs().amax(1) * cut / 9)
+    assert (space.rank, space.rank_bound) == (rank, 6)
+    assert space.gap == pytest.approx(float(expected[rank] / expected[rank - 1]), rel=1e-3)
     assert tangent_space(gradients[:, :2]).gap == 0.0  # nothing was dropped
     assert tangent_space(0 * gradients).rank == 0

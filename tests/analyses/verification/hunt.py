@@ -180,7 +180,7 @@ PATHS: dict[str, Callable[[Trial], Judged | None]] = {
 }
 
 
-def hunt(seed: int, *, largest: int = 60) -> Iterator[dict[str, Any]]:
+def hunt(seed: int, *, largest: int = 60, most: int | None = None) -> Iterator[dict[str, Any]]:
     """Every path of one network.
 
     Parameters
@@ -188,6 +188,8 @@ def hunt(seed: int, *, largest: int = 60) -> Iterator[dict[str, Any]]:
     seed : int
     largest : int
         Most neurons.
+    most : int, optional
+        Dimension beyond which a network is passed over (constructed ones have the width they need).
 
     Yields
     ------
@@ -196,6 +198,8 @@ def hunt(seed: int, *, largest: int = 60) -> Iterator[dict[str, Any]]:
         ``claims`` (how many were checked), ``seconds``.
     """
     found = nasty(seed, largest=largest)
+    if most is not None and found.problem.dimension > most:
+        return
     trial = Trial(found)
     for path, run in PATHS.items():
         begin, record = (
