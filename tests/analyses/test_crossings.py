@@ -366,7 +366,7 @@ def test_a_fixed_point_that_is_not_reached_is_reported_and_the_study_goes_on(flo
     path = damaged(flow_run, tmp_path / "short", lambda w: w)
     result = call("crossings", path, "--refine", "--quiet")
     assert result.exit_code == 0
-    assert "fixed point from step 0: none reached: refine: max_j |grad V(z_j)|" in result.stdout
+    assert "fixed point from step 0: none reached: max_j |grad V(z_j)|" in result.stdout
     assert "visits to zero" in result.stdout
 
 
