@@ -373,7 +373,7 @@ def main() -> None:
     chosen = range(int(first), int(last) + 1) if options.lines else None
     plugin = Mutation(options.file.resolve(), chosen, options.budget)
     code = pytest.main(
-        ["-q", "-s", "-p", "no:cacheprovider", "--no-header", *options.tests], plugins=[plugin]
+        ["-q", "-s", "-n0", "-p", "no:cacheprovider", "--no-header", *options.tests], plugins=[plugin]
     )
     if options.json and plugin.found:
         options.json.write_text(json.dumps(plugin.found, indent=1))

@@ -29,7 +29,7 @@ WORST: dict[str, tuple[float, float, int]] = {}  # seconds of the child, seconds
 
 @pytest.fixture(scope="module", autouse=True)
 def say_the_worst():
-    """With ``pytest -s`` the largest time and memory of the whole corpus."""
+    """With ``pytest -n0 -s`` the largest time and memory of the whole corpus."""
     yield
     if WORST:
         columns = list(zip(*WORST.values(), strict=True))
