@@ -44,6 +44,8 @@ def read_pairs(path: str | Path) -> np.ndarray:
         else:
             text = path.read_text("utf-8-sig")
             pairs = _from_json(text, path) if path.suffix == ".json" else _from_text(text, path)
+    except InputError:  # says it all; as a ValueError it would be wrapped and cut below
+        raise
     except OSError as error:
         raise InputError(f"{path_text(path)}: cannot be read ({error.strerror or error})") from error
     except (ValueError, EOFError, RecursionError) as error:
