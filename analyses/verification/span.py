@@ -161,6 +161,7 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers) -> Span:
     sums = a[:, None, :] + b[None, :, :]
     tables = [activation_tables(problem, DOUBLE, sums, kink) for kink in KINK_CHOICES]
     level, rises = tables[0][0], np.any([slope != 0 for _, slope, _ in tables], axis=(0, 1, 2))
+    heads = c if problem.sees_mean else c - c[:1]  # a constant c moves outputs only in their mean
     if problem.centred:
         turn = contrasts(numbers, problem.n).T.copy()
         tensors = tuple(numbers.dot(turn, w) for w in tensors)
@@ -172,7 +173,7 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers) -> Span:
     basis = []
     for label, j in enumerate(first):
         mates = np.flatnonzero(copies.reshape(-1) == label)
-        rising = bool(rises[j]) and bool((c[:, j] != 0).any())
+        rising = bool(rises[j]) and bool(heads[:, j].any())
         reached = np.repeat([rising] * (blocks - 1) + [bool((level[:, :, j] != 0).any())], rows)
         inside = numbers.of(np.eye(blocks * rows)[reached])
         hidden = _hidden(problem, numbers, [w[:, j] for w in tensors])[:, reached]

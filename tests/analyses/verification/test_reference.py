@@ -172,6 +172,18 @@ def test_elimination_sees_what_doubles_cannot():
     assert row_space(EXTENDED.of(rows), EXTENDED).rank == 1
 
 
+@pytest.mark.parametrize(("loss", "dimension"), [("mse", 26), ("projected_mse", 16)])
+def test_a_constant_second_layer_hides_the_first_where_means_of_outputs_do_not_count(loss, dimension):
+    """Two neurons on Z5, one with equal entries of c: a and b of it have no slope, c has n - 1 directions."""
+    rng = np.random.default_rng(5)
+    a, b, c = (rng.normal(size=(5, 2)) for _ in range(3))
+    c[:, 1] = 0.7
+    p = RawProblem((5,), a, b, c, 1.0, "square", loss)
+    (complement,) = dense_references(p, space="complement")
+    assert complement.rank == dimension
+    assert dense_references(p, space="span")[0].rank == dimension
+
+
 def test_a_tiny_neuron_leaves_the_rank_open_where_digits_do_not_reach():
     """Two neurons of 3e-8 beside one of 1: their gradients are 1e-15 of the largest."""
     rng = np.random.default_rng(21)
