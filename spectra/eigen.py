@@ -51,6 +51,10 @@ class Reason(enum.Enum):
         "gradients of span(R) are so nearly dependent at these particles that rounding leaves their span "
         "open, and the eigenvalues with it: the error bounds say little"
     )
+    KINKS = (
+        "at these particles the slope given to kinks, or rounding beside them, decides the dimension of the "
+        "tangent space of span(R): the error bounds say nothing; the full space does not depend on it"
+    )
     DENSITY = (
         "the density by stochastic Lanczos quadrature: counts with a standard error over random starts and "
         "the interval that the number of steps leaves open; no single eigenvalue was computed"

@@ -325,13 +325,17 @@ class GroupLinearisation(Linearisation):
 
     @override
     def reached(self) -> Tensor:
-        """Without the first layer of a neuron that has no c, and without all of one that is never active."""
+        """Without the first layer of a neuron that has no c, and without all of one that is never active.
+
+        A pre-activation at a kink counts as active: some slope there is not zero.
+        """
         task = self.task
         a, b, c = task.embed(self.measure.points)
         sums = self._sums(a, b).flatten(1)
         sigma = task.activation
         if sigma.kinked or isinstance(sigma, Polynomial):
-            rising, level = (sigma.slope(sums) != 0).any(1), (sigma.value(sums) != 0).any(1)
+            slopes = [one.slope(sums) for one in (sigma, *sigma.choices())]
+            rising, level = torch.stack(slopes).any(0).any(1), (sigma.value(sums) != 0).any(1)
         else:  # a tail that is zero in double precision is not zero
             rising, level = torch.ones(len(a), dtype=torch.bool, device=a.device), (sums != 0).any(1)
         rising &= (c != 0).any(1)

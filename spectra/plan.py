@@ -21,18 +21,18 @@ from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
 from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
+from spectra.gradient_span import spans_of_forms, spans_of_gradients
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
 from spectra.long_lanczos import BASIS_BYTES
 from spectra.machine import resident_memory
 from spectra.partition import check_blocks, frequency_blocks
 from spectra.restricted_moments import RestrictedMoments
-from spectra.rounding import arithmetic, of_points, of_rows
+from spectra.rounding import arithmetic, of_points
 from spectra.single_precision import in_single_precision
 from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
-from spectra.tangent import tangent_space, tangent_space_of_metric
-from spectra.uncertainty import operator_uncertainty
+from spectra.uncertainty import kink_uncertainty, operator_uncertainty
 from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
 
 OPERATORS = ("wasserstein", "flat", "chart")
@@ -143,7 +143,7 @@ class SpectrumResult:
         Directions along which R does not change (scaling symmetry, free means): taken apart.
     leak : float or None
         Largest ``|(1 - Q Q^T) L v|`` over eigenvectors v in T_R, or an upper bound of it where they are not
-        computed: zero where T_R is invariant.
+        computed: zero where T_R is invariant; None in the full space and where T_R is not known.
     lift : callable
         Eigenvectors to half-densities (N, k), or the identity.
     density : SpectralDensity or None
@@ -378,6 +378,8 @@ def compute_spectrum(
         spread = _same
     full = SecondVariation(functional.linearise(measure))
     deflated = DeflatedVariation(full)
+    if plan.subspace == "span" and plan.dense:
+        return _span_spectrum(plan, functional, full, deflated, potentials, spread, seed)
     uncertainty = operator_uncertainty(functional, measure, seed=seed)
     if plan.density:
         density = spectral_density(full, seed=seed, progress=progress)
@@ -393,8 +395,6 @@ def compute_spectrum(
             plan, found, inside.rank, inside.gap, deflated.removed, inside.leak,
             lambda vectors: spread(inside.lift(vectors)), functions=functions,
         )  # fmt: skip
-    if plan.subspace == "span" and plan.dense:
-        return _span_spectrum(plan, functional, full, deflated, potentials, uncertainty, spread, seed)
     found = _particle_spectrum(
         plan, functional, measure, full, deflated, uncertainty, seed, max_seconds, progress
     )
@@ -439,48 +439,48 @@ def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int
 
 def _span_spectrum(
     plan: SpectrumPlan, functional: Functional, full: SecondVariation, deflated: DeflatedVariation,
-    potentials: Monomials | None, uncertainty: float, spread: Callable[[torch.Tensor], torch.Tensor],
-    seed: int,
+    potentials: Monomials | None, spread: Callable[[torch.Tensor], torch.Tensor], seed: int,
 ) -> SpectrumResult:  # fmt: skip
     measure = full.at.measure
-    m = functional.potential_count if potentials is None else len(potentials)
-
-    def gradients(at: ParticleMeasure) -> torch.Tensor:
-        chosen = None if potentials is None else potentials.jacobian(at.points)
-        return SecondVariation(functional.linearise(at)).weighted_gradients(chosen)
-
     if plan.metric:
-        metric = _metric(functional, measure)
-
-        def roots(at: ParticleMeasure) -> torch.Tensor:
-            return _metric(functional, at).diagonal().sqrt()[:, None]
-
-        moved = of_rows(measure, roots, metric.diagonal().sqrt()[:, None])
-        space = tangent_space_of_metric(metric, deflated.space, functions=m, moved=moved)
-        del metric
+        spaces = spans_of_forms(functional, measure, deflated.space)
     else:
-        table = gradients(measure)
-        noise = of_rows(measure, gradients, table)
-        space = tangent_space(table, deflated.space, functions=m, noise=noise)
-        del table
-    restricted = RestrictedVariation(full, space)
-    found = dense_spectrum(restricted)
-    leak = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
-    tilt = restricted.tilt_error(norm_bound(full, seed=seed)[0]) if space.tilt else 0.0
-    found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
-    if not np.isfinite(tilt):
-        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
+        spaces = spans_of_gradients(functional, measure, deflated.space, potentials)
+    rounding = operator_uncertainty(functional, measure, kinks=False, seed=seed)
+    restricted = RestrictedVariation(full, spaces[0])
+    found, leak = _compressed(restricted, rounding, seed)
+    if kink_uncertainty(functional, measure, seed=seed) > 0:
+        for other, space in zip(functional.choices(), spaces[1:], strict=True):
+            turned = RestrictedVariation(SecondVariation(other.linearise(measure)), space)
+            beside, beside_leak = _compressed(turned, rounding, seed)
+            found, leak = _covering(found, beside), max(leak, beside_leak)
     return SpectrumResult(
-        plan, found, space.rank, space.gap, deflated.removed, leak,
-        lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
+        plan, found, found.dimension, spaces[0].gap, deflated.removed,
+        leak if found.converged else None,  # nothing leaves a space that is not known
+        lambda vectors: spread(restricted.lift(vectors)), functions=found.dimension + found.missing,
     )  # fmt: skip
 
 
-def _metric(functional: Functional, measure: ParticleMeasure) -> torch.Tensor:
-    """A positive definite form of all gradients, (N, N); rounding leaves no diagonal entry below zero."""
-    form = SecondVariation(functional.metric().linearise(measure), parts=("interaction",)).dense()
-    form.diagonal().clamp_min_(0)
-    return form
+def _compressed(restricted: RestrictedVariation, uncertainty: float, seed: int) -> tuple[Spectrum, float]:
+    """All eigenvalues on a tangent space with the doubt about it in their bounds, and the leak out of it."""
+    space = restricted.space
+    found = dense_spectrum(restricted)
+    tilt = restricted.tilt_error(norm_bound(restricted.full, seed=seed)[0]) if space.tilt else 0.0
+    found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
+    if not np.isfinite(tilt):
+        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
+    return found, float(restricted.leak(found.vectors).max()) if space.rank else 0.0
+
+
+def _covering(own: Spectrum, other: Spectrum) -> Spectrum:
+    """Bounds for the spectrum with another slope at kinks too; none where the rank depends on it."""
+    if not other.converged or other.dimension != own.dimension:
+        most = max(one.dimension + one.missing for one in (own, other))
+        return dataclasses.replace(
+            own.widened(float("inf")), converged=False, reason=Reason.KINKS, missing=most - own.dimension
+        )
+    errors = np.maximum(own.errors, np.abs(other.eigenvalues - own.eigenvalues) + other.errors)
+    return dataclasses.replace(own, errors=errors, missing=max(own.missing, other.missing))
 
 
 def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ from analyses.verification.eigenvalues import Eigenvalues, eigenvalues_of
 from analyses.verification.hessian import SecondOrder, output_loss, second_order
 from analyses.verification.numbers import DOUBLE, EXTENDED, FIXED, Fixed, Numbers, extended_product
 from analyses.verification.problem import KINK_CHOICES, RawProblem, activation_tables
-from analyses.verification.span import Span, compressed, row_space, symmetry_complement
+from analyses.verification.span import Span, compressed, graded_rank, row_space, symmetry_complement
 
 SAFETY = 16.0  # between the rounding of doubles that was seen and what extended precision is trusted to
 FIXED_WORK = 2e6  # integer multiplications of about a third of a microsecond: below, always
@@ -93,7 +93,9 @@ def dense_references(
         if (one.least < LEAST_PIVOT or not one.rank_certain) and FIXED_WORK < work <= MOST_FIXED_WORK:
             one = _dense(problem, space, FIXED, kink)
         found.append(one)
-    return found
+    # The leak that a study claims is the largest of all slopes at kinks.
+    low, high = (max(one.leak[end] for one in found) for end in (0, 1))
+    return [replace(one, leak=(low, high)) for one in found]
 
 
 def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) -> DenseReference:
@@ -105,9 +107,9 @@ def _dense(problem: RawProblem, subspace: str, numbers: Numbers, kink: float) ->
     if subspace == "span":
         space = row_space(parts.jacobian, numbers)
     else:
-        space = symmetry_complement(problem, numbers, kink=kink)
+        space = symmetry_complement(problem, numbers)
     inside = compressed(parts.hessian, space, numbers)
-    certain = not _long_tails(problem) and (subspace != "span" or _certain(space, numbers))
+    certain = not _long_tails(problem) and (subspace != "span" or _certain(space, numbers, parts.jacobian))
     doubt = (
         0.0 if isinstance(numbers, Fixed) else numbers.eps * problem.dimension**0.5 / max(space.least, 1e-300)
     )
@@ -131,11 +133,11 @@ def _long_tails(problem: RawProblem) -> bool:
     return problem.activation in TAILS and np.abs(problem.a).max() + np.abs(b).max() > LONGEST_TAIL
 
 
-def _certain(space: Span, numbers: Numbers) -> bool:
-    """Kept and dropped pivots are far apart."""
+def _certain(space: Span, numbers: Numbers, matrix: np.ndarray) -> bool:
+    """Kept and dropped pivots are far apart, and no neuron is so small that all of it was dropped."""
     if isinstance(numbers, Fixed):
         return space.least > 1e-40 and space.dropped < 1e-50
-    return space.least > 1e6 * max(space.dropped, numbers.eps)
+    return space.least > 1e6 * max(space.dropped, numbers.eps) and space.rank == graded_rank(matrix)
 
 
 def _rounding(problem: RawProblem, parts: SecondOrder, numbers: Numbers) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from analyses.verification.hessian import contrasts
 from analyses.verification.numbers import DOUBLE, Fixed, Numbers, extended_product
-from analyses.verification.problem import RawProblem, activation_tables
+from analyses.verification.problem import KINK_CHOICES, RawProblem, activation_tables
 
 FIXED_CUT = 1e-45  # of the largest gradient: 72 places leave dependent ones at 1e-60
 EXTENDED_CUT = 2e3  # rounding units times the largest dimension
@@ -78,6 +78,26 @@ def _corrected(matrix: np.ndarray) -> Span | None:
     return Span(basis, float(sizes[rank - 1] / sizes[0]), 0.0)
 
 
+def graded_rank(matrix: np.ndarray) -> int:
+    """Rank when every coordinate counts alike, however small its neuron is: of columns of length one.
+
+    Parameters
+    ----------
+    matrix : ndarray, shape (m, N)
+
+    Returns
+    -------
+    int
+        -1 where the singular values leave it in doubt.
+    """
+    lengths = np.sqrt((matrix * matrix).sum(0))
+    columns = (matrix[:, lengths > 0] / lengths[lengths > 0]).astype(np.float64)
+    sizes = np.linalg.svd(columns, compute_uv=False) if columns.size else np.zeros(0)
+    rank = int((sizes > CLEAR * sizes.max(initial=0)).sum())
+    doubtful = rank < len(sizes) and sizes[rank] > DUST * sizes[0]
+    return -1 if doubtful else rank
+
+
 def eliminated(matrix: np.ndarray, numbers: Numbers) -> Span:
     """Row space by Gram-Schmidt, the largest remainder first, each row made orthogonal twice.
 
@@ -120,18 +140,17 @@ def _sizes(rows: np.ndarray, numbers: Numbers) -> np.ndarray:
     return np.sqrt(values)
 
 
-def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -> Span:
+def symmetry_complement(problem: RawProblem, numbers: Numbers) -> Span:
     """What the symmetries of R leave, on fields that agree at copies of a neuron.
 
-    Of every distinct neuron: the coordinates in which some potential has a slope, without the directions that
-    none of them sees, ``(a, b, -d c)``, the shift between the means of a and b, the mean of c.
+    Of every distinct neuron: the coordinates in which some potential has a slope, with some slope at kinks,
+    without the directions that none of them sees, ``(a, b, -d c)``, the shift between the means of a and b,
+    the mean of c.
 
     Parameters
     ----------
     problem : RawProblem
     numbers : Numbers
-    kink : float
-        ReLU'(0).
 
     Returns
     -------
@@ -139,7 +158,10 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -
     """
     tensors = problem.weights(numbers)
     a, b, c = problem.weights(DOUBLE)  # what doubles cannot see has no slope
-    level, slope, _ = activation_tables(problem, DOUBLE, a[:, None, :] + b[None, :, :], kink)
+    sums = a[:, None, :] + b[None, :, :]
+    tables = [activation_tables(problem, DOUBLE, sums, kink) for kink in KINK_CHOICES]
+    level, rises = tables[0][0], np.any([slope != 0 for _, slope, _ in tables], axis=(0, 1, 2))
+    heads = c if problem.sees_mean else c - c[:1]  # a constant c moves outputs only in their mean
     if problem.centred:
         turn = contrasts(numbers, problem.n).T.copy()
         tensors = tuple(numbers.dot(turn, w) for w in tensors)
@@ -151,7 +173,7 @@ def symmetry_complement(problem: RawProblem, numbers: Numbers, *, kink: float) -
     basis = []
     for label, j in enumerate(first):
         mates = np.flatnonzero(copies.reshape(-1) == label)
-        rising = bool((slope[:, :, j] != 0).any()) and bool((c[:, j] != 0).any())
+        rising = bool(rises[j]) and bool(heads[:, j].any())
         reached = np.repeat([rising] * (blocks - 1) + [bool((level[:, :, j] != 0).any())], rows)
         inside = numbers.of(np.eye(blocks * rows)[reached])
         hidden = _hidden(problem, numbers, [w[:, j] for w in tensors])[:, reached]

@@ -1,7 +1,7 @@
 """The hunt for false certificates: nasty networks, every path that applies, judged by the referee.
 
-The long one: ``RHOSCOPE_HUNT=0:2000 RHOSCOPE_HUNT_FILE=hunt.jsonl pytest -n0 -m slow -s -k two_thousand``; with a
-file a second call goes on where the first one stopped.
+The long one: ``RHOSCOPE_HUNT=0:2000 RHOSCOPE_HUNT_FILE=hunt.jsonl pytest -n0 -m slow -s -k two_thousand``;
+with a file a second call goes on where the first one stopped.
 """
 
 import dataclasses

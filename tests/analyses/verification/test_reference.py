@@ -14,7 +14,7 @@ from analyses.verification.numbers import DOUBLE, EXTENDED, FIXED, extended_prod
 from analyses.verification.problem import RawProblem
 from analyses.verification.products import PlainProducts, lanczos_ends
 from analyses.verification.reference import dense_references
-from analyses.verification.span import eliminated, row_space
+from analyses.verification.span import eliminated, graded_rank, row_space
 from tests import oracles
 from tests.test_architecture import imported
 
@@ -170,6 +170,30 @@ def test_elimination_sees_what_doubles_cannot():
     rows = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1e-30], [2.0, 2.0, 1e-30]])
     assert eliminated(FIXED.of(rows), FIXED).rank == 2
     assert row_space(EXTENDED.of(rows), EXTENDED).rank == 1
+
+
+@pytest.mark.parametrize(("loss", "dimension"), [("mse", 26), ("projected_mse", 16)])
+def test_a_constant_second_layer_hides_the_first_where_means_of_outputs_do_not_count(loss, dimension):
+    """Two neurons on Z5, one with equal entries of c: a and b of it have no slope, c has n - 1 directions."""
+    rng = np.random.default_rng(5)
+    a, b, c = (rng.normal(size=(5, 2)) for _ in range(3))
+    c[:, 1] = 0.7
+    p = RawProblem((5,), a, b, c, 1.0, "square", loss)
+    (complement,) = dense_references(p, space="complement")
+    assert complement.rank == dimension
+    assert dense_references(p, space="span")[0].rank == dimension
+
+
+def test_a_tiny_neuron_leaves_the_rank_open_where_digits_do_not_reach():
+    """Two neurons of 3e-8 beside one of 1: their gradients are 1e-15 of the largest."""
+    rng = np.random.default_rng(21)
+    a, b, c = (rng.normal(size=(3, 3)) * np.r_[1, 3e-8, 3e-8] for _ in range(3))
+    p = RawProblem((3,), a, b, c, 1.0, "square", "mse")
+    (fixed,), (extended,) = (dense_references(p, space="span", numbers=kind) for kind in (FIXED, EXTENDED))
+    assert (fixed.rank, fixed.rank_certain) == (21, True)
+    assert graded_rank(extended.parts.jacobian) == 21
+    assert extended.rank == 7
+    assert not extended.rank_certain
 
 
 def test_lanczos_brackets_the_ends_of_the_dense_reference():
