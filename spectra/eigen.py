@@ -48,12 +48,9 @@ class Reason(enum.Enum):
         "own products, bounded with probability 1 - 2e-9, is part of the error of all of them (Weyl)"
     )
     DEPENDENT = (
-        "gradients of span(R) are so nearly dependent at these particles that rounding leaves their span "
-        "open, and the eigenvalues with it: the error bounds say little"
-    )
-    KINKS = (
-        "at these particles the slope given to kinks, or rounding beside them, decides the dimension of the "
-        "tangent space of span(R): the error bounds say nothing; the full space does not depend on it"
+        "gradients of span(R) are so nearly dependent at these particles, or depend so much on the slope at "
+        "kinks, that their span is open, and the eigenvalues with it: the error bounds say little; the full "
+        "space does not depend on it"
     )
     DENSITY = (
         "the density by stochastic Lanczos quadrature: counts with a standard error over random starts and "

@@ -1,4 +1,4 @@
-"""T_R of a functional at its particles: from all gradients or a form of them, for every slope at kinks."""
+"""T_R of a functional at its particles: from all gradients, or from a form of them, with or without kinks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from spectra.variation import SecondVariation
 SAME = 1e-9  # of two forms of the gradients: beyond rounding, below what a slope at a kink changes
 
 
-def spans_of_gradients(
+def span_of_gradients(
     functional: Functional, measure: ParticleMeasure, space: Complement,
     potentials: Monomials | None = None,
-) -> list[TangentSpace]:  # fmt: skip
+) -> TangentSpace:  # fmt: skip
     """T_R from the matrix of the gradients.
 
     Parameters
@@ -36,8 +36,9 @@ def spans_of_gradients(
 
     Returns
     -------
-    list of TangentSpace
-        Of the functional, and of each of its `Functional.choices`; the same one where no kink decides it.
+    TangentSpace
+        Rows of gradients that depend on the slope at a kink are taken for unknown, unless the gradients fill
+        `space` with every slope: near kinks may have any mixture of them.
     """
     m = functional.potential_count if potentials is None else len(potentials)
 
@@ -45,22 +46,27 @@ def spans_of_gradients(
         chosen = None if potentials is None else potentials.jacobian(at.points)
         return SecondVariation(of.linearise(at)).weighted_gradients(chosen)
 
-    others = functional.choices()
     table = gradients(functional, measure)
-    decided = torch.zeros_like(table, dtype=torch.bool)  # by the slope at a kink
+    others = functional.choices()
+    change = torch.zeros_like(table)
     for other in others:
-        decided |= gradients(other, measure) != table
+        change = torch.maximum(change, (gradients(other, measure) - table).abs_())
 
     def rounded(at: ParticleMeasure) -> Tensor:  # a moved particle leaves its kink, which is not rounding
-        return torch.where(decided, table, gradients(functional, at))
+        return torch.where(change > 0, table, gradients(functional, at))
 
-    noise = of_rows(measure, rounded, table)
-    span = partial(tangent_space, space=space, functions=m, noise=noise)
-    own = span(table)
-    return [own, *(span(gradients(other, measure)) if bool(decided.any()) else own for other in others)]
+    noise, change = of_rows(measure, rounded, table), change.amax(1)
+    span = partial(tangent_space, space=space, functions=m)
+    found = span(table, noise=noise)
+    if not bool(change.any()) or all(
+        one.rank == space.dimension
+        for one in (found, *(span(gradients(other, measure), noise=noise) for other in others))
+    ):
+        return found
+    return span(table, noise=noise + change)
 
 
-def spans_of_forms(functional: Functional, measure: ParticleMeasure, space: Complement) -> list[TangentSpace]:
+def span_of_form(functional: Functional, measure: ParticleMeasure, space: Complement) -> TangentSpace:
     """T_R as the range of a positive definite form of the gradients, see `Functional.metric`.
 
     Parameters
@@ -71,25 +77,31 @@ def spans_of_forms(functional: Functional, measure: ParticleMeasure, space: Comp
 
     Returns
     -------
-    list of TangentSpace
-        As of `spans_of_gradients`.
+    TangentSpace
+        At kinks as of `span_of_gradients`.
     """
-    others = functional.choices()
     form = _form(functional, measure)
     roots = form.diagonal().sqrt()
-    decided = torch.zeros_like(roots, dtype=torch.bool)
+    others = functional.choices()
+    change = torch.zeros_like(roots)
     for other in others:
-        changed = _form(other, measure)
-        sizes = torch.maximum(roots, changed.diagonal().sqrt())
-        decided |= ((changed - form).abs() > SAME * torch.outer(sizes, sizes)).any(1)
+        turned = _form(other, measure)
+        sizes = torch.maximum(roots, turned.diagonal().sqrt())
+        differs = ((turned - form).abs() > SAME * torch.outer(sizes, sizes)).any(1)
+        change = torch.maximum(change, torch.where(differs, sizes, 0.0))
 
     def rounded(at: ParticleMeasure) -> Tensor:
-        return torch.where(decided, roots, _form(functional, at).diagonal().sqrt())[:, None]
+        return torch.where(change > 0, roots, _form(functional, at).diagonal().sqrt())[:, None]
 
     moved = of_rows(measure, rounded, roots[:, None])
-    span = partial(tangent_space_of_metric, space=space, functions=functional.potential_count, moved=moved)
-    own = span(form)
-    return [own, *(span(_form(other, measure)) if bool(decided.any()) else own for other in others)]
+    span = partial(tangent_space_of_metric, space=space, functions=functional.potential_count)
+    found = span(form, moved=moved)
+    if not bool(change.any()) or all(
+        one.rank == space.dimension
+        for one in (found, *(span(_form(other, measure), moved=moved) for other in others))
+    ):
+        return found
+    return span(form, moved=moved + change)
 
 
 def _form(functional: Functional, measure: ParticleMeasure) -> Tensor:

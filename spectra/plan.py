@@ -21,7 +21,7 @@ from spectra.chart import chart_multiplicities, chart_spectrum
 from spectra.density import PROBES, STEPS, SpectralDensity, spectral_density
 from spectra.eigen import DENSE_LIMIT, VECTORS_LIMIT, Reason, Spectrum, dense_spectrum, power_norm
 from spectra.functionals import Functional
-from spectra.gradient_span import spans_of_forms, spans_of_gradients
+from spectra.gradient_span import span_of_form, span_of_gradients
 from spectra.inertia import local_eigenvalues, with_local_bounds
 from spectra.large_end import prepare_large_end
 from spectra.long_lanczos import BASIS_BYTES
@@ -32,7 +32,7 @@ from spectra.rounding import arithmetic, of_points
 from spectra.single_precision import in_single_precision
 from spectra.small_end import SCOUT, prepare_small_end
 from spectra.span_compression import compress_to_span, predicted_memory, predicted_seconds
-from spectra.uncertainty import kink_uncertainty, operator_uncertainty
+from spectra.uncertainty import operator_uncertainty
 from spectra.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
 
 OPERATORS = ("wasserstein", "flat", "chart")
@@ -378,8 +378,6 @@ def compute_spectrum(
         spread = _same
     full = SecondVariation(functional.linearise(measure))
     deflated = DeflatedVariation(full)
-    if plan.subspace == "span" and plan.dense:
-        return _span_spectrum(plan, functional, full, deflated, potentials, spread, seed)
     uncertainty = operator_uncertainty(functional, measure, seed=seed)
     if plan.density:
         density = spectral_density(full, seed=seed, progress=progress)
@@ -395,6 +393,8 @@ def compute_spectrum(
             plan, found, inside.rank, inside.gap, deflated.removed, inside.leak,
             lambda vectors: spread(inside.lift(vectors)), functions=functions,
         )  # fmt: skip
+    if plan.subspace == "span" and plan.dense:
+        return _span_spectrum(plan, functional, full, deflated, potentials, uncertainty, spread, seed)
     found = _particle_spectrum(
         plan, functional, measure, full, deflated, uncertainty, seed, max_seconds, progress
     )
@@ -439,48 +439,24 @@ def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int
 
 def _span_spectrum(
     plan: SpectrumPlan, functional: Functional, full: SecondVariation, deflated: DeflatedVariation,
-    potentials: Monomials | None, spread: Callable[[torch.Tensor], torch.Tensor], seed: int,
+    potentials: Monomials | None, uncertainty: float, spread: Callable[[torch.Tensor], torch.Tensor],
+    seed: int,
 ) -> SpectrumResult:  # fmt: skip
-    measure = full.at.measure
     if plan.metric:
-        spaces = spans_of_forms(functional, measure, deflated.space)
+        space = span_of_form(functional, full.at.measure, deflated.space)
     else:
-        spaces = spans_of_gradients(functional, measure, deflated.space, potentials)
-    rounding = operator_uncertainty(functional, measure, kinks=False, seed=seed)
-    restricted = RestrictedVariation(full, spaces[0])
-    found, leak = _compressed(restricted, rounding, seed)
-    if kink_uncertainty(functional, measure, seed=seed) > 0:
-        for other, space in zip(functional.choices(), spaces[1:], strict=True):
-            turned = RestrictedVariation(SecondVariation(other.linearise(measure)), space)
-            beside, beside_leak = _compressed(turned, rounding, seed)
-            found, leak = _covering(found, beside), max(leak, beside_leak)
-    return SpectrumResult(
-        plan, found, found.dimension, spaces[0].gap, deflated.removed,
-        leak if found.converged else None,  # nothing leaves a space that is not known
-        lambda vectors: spread(restricted.lift(vectors)), functions=found.dimension + found.missing,
-    )  # fmt: skip
-
-
-def _compressed(restricted: RestrictedVariation, uncertainty: float, seed: int) -> tuple[Spectrum, float]:
-    """All eigenvalues on a tangent space with the doubt about it in their bounds, and the leak out of it."""
-    space = restricted.space
+        space = span_of_gradients(functional, full.at.measure, deflated.space, potentials)
+    restricted = RestrictedVariation(full, space)
     found = dense_spectrum(restricted)
-    tilt = restricted.tilt_error(norm_bound(restricted.full, seed=seed)[0]) if space.tilt else 0.0
+    leak: float | None = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
+    tilt = restricted.tilt_error(norm_bound(full, seed=seed)[0]) if space.tilt else 0.0
     found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
-    if not np.isfinite(tilt):
-        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
-    return found, float(restricted.leak(found.vectors).max()) if space.rank else 0.0
-
-
-def _covering(own: Spectrum, other: Spectrum) -> Spectrum:
-    """Bounds for the spectrum with another slope at kinks too; none where the rank depends on it."""
-    if not other.converged or other.dimension != own.dimension:
-        most = max(one.dimension + one.missing for one in (own, other))
-        return dataclasses.replace(
-            own.widened(float("inf")), converged=False, reason=Reason.KINKS, missing=most - own.dimension
-        )
-    errors = np.maximum(own.errors, np.abs(other.eigenvalues - own.eigenvalues) + other.errors)
-    return dataclasses.replace(own, errors=errors, missing=max(own.missing, other.missing))
+    if not np.isfinite(tilt):  # T_R itself is not known, so nothing is said about what leaves it
+        found, leak = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT), None
+    return SpectrumResult(
+        plan, found, space.rank, space.gap, deflated.removed, leak,
+        lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,
+    )  # fmt: skip
 
 
 def _spectrum_of(density: SpectralDensity, uncertainty: float, null: int) -> Spectrum:

@@ -19,9 +19,8 @@ PROBES = 4  # vectors that an operator is applied to at each moved copy of the p
 
 
 def operator_uncertainty(
-    functional: Functional, measure: ParticleMeasure, *, parts: tuple[str, ...] = BOTH, kinks: bool = True,
-    seed: int = 0,
-) -> float:  # fmt: skip
+    functional: Functional, measure: ParticleMeasure, *, parts: tuple[str, ...] = BOTH, seed: int = 0
+) -> float:
     """Bound of the norm by which rounding, and choices at kinks, change the second variation.
 
     Parameters
@@ -31,16 +30,15 @@ def operator_uncertainty(
         Positive weights.
     parts : tuple of str
         As in `spectra.variation.SecondVariation`.
-    kinks : bool
-        Whether to include other slopes at kinks.
     seed : int
         Of the random moves and vectors.
 
     Returns
     -------
     float
-        What rounding does (an estimate with a safety factor, see `spectra.rounding.of_points`) and what
-        `kink_uncertainty` says.
+        What rounding does (an estimate with a safety factor, see `spectra.rounding.of_points`), and the
+        largest norm of the difference from an operator with another slope at kinks, see `Functional.choices`
+        (fails with probability 1e-9).
     """
     size = measure.points.numel()
     if not size:
@@ -48,29 +46,13 @@ def operator_uncertainty(
     probes = np.random.default_rng(seed).standard_normal((size, PROBES)) / PROBES**0.5
     probes = torch.as_tensor(probes, device=measure.points.device)
 
+    def variation(of: Functional, at: ParticleMeasure) -> SecondVariation:
+        return SecondVariation(of.linearise(at), parts=parts)
+
     def image(at: ParticleMeasure) -> Tensor:
-        return SecondVariation(functional.linearise(at), parts=parts).apply(probes)
+        return variation(functional, at).apply(probes)
 
-    turned = kink_uncertainty(functional, measure, parts=parts, seed=seed) if kinks else 0.0
-    return of_points(measure, image, seed=seed) + turned
-
-
-def kink_uncertainty(
-    functional: Functional, measure: ParticleMeasure, *, parts: tuple[str, ...] = BOTH, seed: int = 0
-) -> float:
-    """Largest norm of the difference from a second variation with another slope at kinks.
-
-    Parameters
-    ----------
-    functional, measure, parts, seed
-        As of `operator_uncertainty`.
-
-    Returns
-    -------
-    float
-        Exactly zero where no kink is met; see `Functional.choices` (fails with probability 1e-9).
-    """
-    own, *others = (
-        SecondVariation(of.linearise(measure), parts=parts) for of in (functional, *functional.choices())
-    )
-    return max((coupling_bound(own, other, negligible=0.0, seed=seed) for other in others), default=0.0)
+    own = variation(functional, measure)
+    others = (variation(other, measure) for other in functional.choices())
+    kinks = [coupling_bound(own, other, negligible=0.0, seed=seed) for other in others]
+    return of_points(measure, image, seed=seed) + max(kinks, default=0.0)

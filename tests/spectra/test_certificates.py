@@ -280,37 +280,36 @@ def test_a_span_that_the_slope_at_the_kink_decides_is_left_open(forms):
 
 
 @pytest.mark.parametrize("forms", [False, True])
-@pytest.mark.parametrize("seed", [1, 2, 4])
-def test_bounds_in_the_span_hold_for_every_slope_at_kinks(forms, seed):
-    """Where the rank is the same with every slope, the span and the operator on it are not."""
-    n, q, group = 2, 5, FiniteAbelianGroup((2,))
-    a, b, c = raw(n, q, seed)
-    b[0, :3] = -a[0, :3]
-    network = GroupNetwork(group, a, b, c, activation=Relu())
-    task, measure = OutputTask(group, Relu(), loss="mse"), network.measure()
+def test_kinks_do_not_matter_where_gradients_fill_everything(forms):
+    group = FiniteAbelianGroup((5,))
+    a, b, c = raw(5, 2, 4)
+    b[1, 0] = -a[0, 0]
+    task, measure = OutputTask(group, Abs()), GroupNetwork(group, a, b, c, activation=Abs()).measure()
     plan = dataclasses.replace(plan_spectrum(task, measure, count=None), metric=forms)
     found = compute_spectrum(plan, task, measure)
-    target, spectra = oracles.sum_table((n,)).reshape(-1), []
-    for middle in (0.0, 0.5, 1.0):
-
-        def outputs(a, b, c, middle=middle):
-            sums = (a[:, None] + b[None]).reshape(-1, q)
-            return _At.apply(sums, 0.0, 1.0, middle)[:, :, None] * c.T  # of every neuron: (pairs, q, n)
-
-        def loss(a, b, c, outputs=outputs):
-            return (outputs(a, b, c).sum(1) - torch.eye(n, dtype=a.dtype)[target]).square().sum(1).mean()
-
-        hessian = network.raw_scale * oracles.dense_hessian(loss, a, b, c).numpy()
-        slopes = torch.autograd.functional.jacobian(lambda *w, o=outputs: o(*w).sum(1), (a, b, c))
-        slopes = torch.cat([s.reshape(n * n * n, -1) for s in slopes], 1).numpy()
-        _, sizes, right = np.linalg.svd(slopes)
-        basis = right[: (sizes > 1e-10 * sizes[0]).sum()]
-        spectra.append(np.linalg.eigvalsh(basis @ hessian @ basis.T))
-    assert [len(s) for s in spectra] == [found.rank] * 3
+    assert (found.rank, found.spectrum.missing) == (24, 0)
     assert found.spectrum.converged
-    for exact in spectra:
-        assert (np.abs(found.spectrum.eigenvalues - exact) <= found.spectrum.errors).all()
-    assert found.spectrum.errors.max() < 3 * max(np.ptp(spectra, axis=0)) + 1e-9
+    assert 0 < found.spectrum.errors.max() < np.inf
+    assert found.leak is not None
+
+
+@pytest.mark.parametrize("forms", [False, True])
+def test_a_span_that_turns_with_the_slope_at_kinks_is_not_known(forms):
+    """Three kinks of five neurons on Z2: the rank is 8 with every slope, the space is not the same."""
+    group = FiniteAbelianGroup((2,))
+    a, b, c = raw(2, 5, 1)
+    b[0, :3] = -a[0, :3]
+    task, measure = (
+        OutputTask(group, Relu(), loss="mse"),
+        GroupNetwork(group, a, b, c, activation=Relu()).measure(),
+    )
+    plan = dataclasses.replace(plan_spectrum(task, measure, count=None), metric=forms)
+    found = compute_spectrum(plan, task, measure)
+    assert found.rank + found.spectrum.missing >= 8
+    assert not found.spectrum.counts.certified
+    if found.rank == 8:
+        assert found.leak is None
+        assert not found.spectrum.converged
 
 
 def test_weights_that_cancel_are_on_the_kink_after_the_change_of_coordinates():
