@@ -153,6 +153,18 @@ def test_norm_bound_of_small_and_zero_operators_is_exact():
     assert norm_bound(Rank(small))[0] == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("size", [12, 27, 60])
+@pytest.mark.parametrize("rank", [1, 2, 5, 9])
+def test_the_estimate_of_a_norm_is_never_above_it(rank, size):
+    """Where the Krylov space is invariant only rounding is left, which once was counted twice and more."""
+    rng = np.random.default_rng(rank)
+    basis = torch.as_tensor(np.linalg.qr(rng.standard_normal((size, rank)))[0])
+    values = torch.arange(1.0, rank + 1, dtype=torch.float64) * (-1) ** torch.arange(rank)
+    bound, estimate = norm_bound(DenseOperator(basis @ torch.diag(values) @ basis.T))
+    assert estimate == pytest.approx(rank, rel=1e-12)
+    assert rank * (1 - 1e-12) <= bound < 1.3 * rank
+
+
 @pytest.mark.parametrize(("size", "steps", "risk"), [(20_000, 20, 1e-9), (5_000, 15, 1e-4), (300, 12, 1e-3)])
 def test_norm_bound_keeps_the_risk_of_the_theorem(size, steps, risk):
     """Kuczynski & Wozniakowski: 1.648 sqrt(N) exp(-sqrt(eps) (2k - 1)) at the bound's eps is the risk."""

@@ -133,7 +133,7 @@ def test_the_tilt_is_that_of_the_left_vectors_moved_by_their_noise(share):
     noise_of_one = np.random.default_rng(0).standard_normal((8, 3)) / 8**0.5
     outside = np.eye(8) - columns @ np.linalg.pinv(columns)
     expected = blur.numpy()[:, None] * noise_of_one @ np.linalg.pinv(columns) / float(sizes[2])
-    assert space.tilt == pytest.approx(16 * np.linalg.norm(outside @ expected), rel=1e-6)
+    assert space.tilt == pytest.approx(16 * np.linalg.norm(outside @ expected), rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize(("angle", "known"), [(0.098, True), (0.102, False)])
