@@ -228,7 +228,7 @@ def test_sums_of_eigenvalues_are_checked(monkeypatch, factor, agrees, direction)
 
 
 def test_power_steps_are_those_of_the_matrix():
-    operator, frame = rotated([-6.0, 1.0, 2.0, 3.0, 5.0], 3)
+    operator, _ = rotated([-6.0, 1.0, 2.0, 3.0, 5.0], 3)
     rng = torch.Generator().manual_seed(7)
     v = torch.randn(5, 1, generator=rng, dtype=torch.float64)
     size = power_norm(operator, seed=7, steps=3)
