@@ -123,7 +123,7 @@ def frequency_blocks(
     first_layer = points.shape[1] - width
     structure = _components(carries, alive, first_layer, frequency)
     several = carries.sum(1) > 1
-    if structure.products <= largest or not 0 < several.sum() * first_layer <= BORDER_LIMIT:
+    if structure.products <= largest or several.sum() * first_layer > BORDER_LIMIT:
         return structure
     return _components(carries, alive, first_layer, frequency, border=several)
 

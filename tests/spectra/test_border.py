@@ -224,6 +224,10 @@ def test_the_norm_is_that_of_blocks_or_of_the_corner():
         assert error == pytest.approx(1e-9 + 4 * EPS * 1e3, rel=1e-3, abs=0)
     _, border = edge_of(np.array([1.0]), faint, np.array([[1.0]]))
     assert border.eigenvalues()[1] < 1e-14
+    _, border = edge_of(np.array([1e-4]), 1e-4 * faint, np.array([[1e-4]]))  # nor is there a norm of one
+    found, error = border.eigenvalues()
+    assert error < 1e-18
+    assert found.dtype == np.float64
 
 
 @pytest.mark.parametrize(("limit", "fits"), [(7, True), (6, False)])

@@ -115,11 +115,13 @@ def test_blocks_are_joined_by_what_c_carries(centred, tied):
 
 
 @pytest.mark.parametrize("size", [0.9e-4, 1.1e-4])
-def test_neurons_below_1e_minus_4_of_the_largest_are_single_unknowns(size):
+@pytest.mark.parametrize("scale", [5.0, 1e-3])
+@pytest.mark.parametrize("vanished", [0, 1])
+def test_neurons_below_1e_minus_4_of_the_largest_are_single_unknowns(size, scale, vanished):
     task = GroupTask(FiniteAbelianGroup((5,)), centred=True)
     measure = network(task, [{1: 1.0}, {1: 1.0}, {2: 1.0}])
-    points = measure.points / measure.points.norm(dim=1, keepdim=True)
-    points[1] *= size
+    points = scale * measure.points / measure.points.norm(dim=1, keepdim=True)
+    points[vanished] *= size
     measure = ParticleMeasure(points)
     found = frequency_blocks(task, measure)
     assert as_sets(found) == searched(task, measure)
