@@ -8,7 +8,7 @@ from manifold.errors import InputError, NotConvergedError, TooLargeError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra import blocks
-from spectra.block_solvers import block_spectrum
+from spectra.block_solvers import block_spectrum, norm_bound
 from spectra.blocks import BlockGroup, CutBlocks, blocked_spectrum, coupling_bound
 from spectra.constructions import cosine, f4_6, f6
 from spectra.eigen import Reason, dense_spectrum, power_norm
@@ -216,8 +216,14 @@ def test_cut_blocks_with_a_border_and_single_unknowns(limit, monkeypatch):
     assert cut.count == 3
     assert torch.equal(cut.single, single)
     operator.matvecs = 0
-    cut.apply(symmetric()[:, :4])
+    widths, apply = [], DenseOperator.apply
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            DenseOperator, "apply", lambda s, block: widths.append(block.shape[1]) or apply(s, block)
+        )
+        cut.apply(symmetric()[:, :4])
     assert operator.matvecs == 4 * 3 + 4 + 4  # three blocks, columns and rows of the border
+    assert max(widths[:-2]) == min(3, limit // (8 * 12))
     some = CutBlocks(operator, BlockStructure(LABELS), np.array([1, 2, 4]))
     torch.testing.assert_close(some.dense(), torch.where(inside(LABELS, [1, 2]), matrix, 0.0))
     assert not some.single.any()
@@ -225,8 +231,8 @@ def test_cut_blocks_with_a_border_and_single_unknowns(limit, monkeypatch):
 
 
 def test_blocks_are_probed_all_at_once():
-    labels = np.repeat([0, 1, 2], [20, 3, 17])
-    matrix = symmetric(40)
+    labels = np.repeat([0, 1, 2], [20, 3, 15])
+    matrix = symmetric(38)
     for coupled in (False, True):
         table = matrix if coupled else torch.where(inside(labels, [0, 1, 2]), matrix, 0.0)
         operator, told = DenseOperator(table), []
@@ -234,23 +240,23 @@ def test_blocks_are_probed_all_at_once():
             operator, BlockStructure(labels), np.array([0, 2]), lambda o=operator, s=told: s.append(o.matvecs)
         )
         assert told == [16, 20]
-        first, last = slice(0, 20), slice(23, 40)
+        first, last = slice(0, 20), slice(23, 38)
         probed = table[first, first].clone()
-        probed[:, :17] += table[first, last]  # what couples blocks falls into their columns
-        other = table[last, last] + table[last, first][:, :17]
-        expected = torch.zeros(40, 40, dtype=torch.float64)
+        probed[:, :15] += table[first, last]  # what couples blocks falls into their columns
+        other = table[last, last] + table[last, first][:, :15]
+        expected = torch.zeros(38, 38, dtype=torch.float64)
         expected[first, first], expected[last, last] = 0.5 * (probed + probed.T), 0.5 * (other + other.T)
         torch.testing.assert_close(group.dense(), expected)
         drained = list(group.drain())
-        assert [members.tolist() for members, _ in drained] == [[*range(23, 40)], [*range(20)]]
+        assert [members.tolist() for members, _ in drained] == [[*range(23, 38)], [*range(20)]]
         torch.testing.assert_close(drained[1][1], expected[first, first])
         assert group.blocks == [] == group.members
 
 
 def test_a_block_that_is_not_finite_is_refused():
-    matrix = torch.eye(4, dtype=torch.float64)
-    matrix[2, 3] = float("inf")
-    group = BlockGroup(DenseOperator(matrix), BlockStructure(np.array([0, 0, 1, 1])), np.array([0, 1]))
+    operator = DenseOperator(torch.eye(4, dtype=torch.float64))
+    group = BlockGroup(operator, BlockStructure(np.array([0, 0, 1, 1])), np.array([0, 1]))
+    group.blocks[1][0, 1] = float("inf")
     with pytest.raises(InputError, match="finite products"):
         next(group.drain())
 
@@ -270,6 +276,20 @@ def test_a_coupling_is_bounded_once_or_twice(seed):
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(InputError, match="finite"):
             coupling_bound(DenseOperator(wrong * torch.ones(9, 9).double()), two, negligible=0.0)
+
+
+def test_a_coupling_in_many_dimensions_is_the_bound_and_not_the_estimate():
+    operator, zero = DenseOperator(symmetric(80)), DenseOperator(torch.zeros(80, 80, dtype=torch.float64))
+    bound, estimate = norm_bound(DenseOperator(symmetric(80)), seed=2)
+    assert bound > 1.1 * estimate
+    assert coupling_bound(operator, zero, negligible=0.0, seed=2) == pytest.approx(bound, rel=1e-12)
+
+
+def test_the_norm_of_a_small_operator_is_small():
+    operator = DenseOperator(1e-3 * torch.eye(10, dtype=torch.float64))
+    found = blocked_spectrum(operator, BlockStructure(THREE))
+    assert found.norm == pytest.approx(1e-3)
+    assert found.errors.max() < 1e-17
 
 
 class Bounds:

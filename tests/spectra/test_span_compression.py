@@ -363,6 +363,12 @@ def test_a_function_counts_above_m_units_in_the_last_place(factor, rank):
     assert found.gap == (0.0 if rank == 3 else pytest.approx((factor * 12 * EPS) ** 0.5 / 0.5, abs=0))
 
 
+def test_small_metrics_have_a_rank_of_their_own():
+    found = of_metric(1e-20, 4e-20, 9e-20, 1e-36)
+    assert found.rank == 3
+    assert found.gap == pytest.approx((1e-36 / 1e-20) ** 0.5)
+
+
 def test_no_function_has_a_gradient():
     found = of_metric(0.0, 0.0)
     assert (found.rank, found.gap, found.tilt) == (0, 0.0, 0.0)
