@@ -473,7 +473,8 @@ def test_both_products_are_compared(monkeypatch):
     assert negligible == pytest.approx(1e-10 * float(small.matrix.norm()) / 2, rel=1e-12, abs=0)
     assert (least, seed, other) == (1e-10, 3, 3)
     assert span_compression._apart(basis, moments.operator(), DenseOperator(eye(0)), 3) == (0.0, 0.0)
-    assert span_compression._size(DenseOperator(eye(0))) == 0.0
+    for size in (0, 1, 9):
+        assert span_compression._size(DenseOperator(3 * eye(size))) == pytest.approx(3.0 * (size > 0))
 
 
 @pytest.mark.parametrize(("share", "refined"), [(0.9, False), (1.1, True)])
@@ -492,7 +493,8 @@ def test_the_steps_of_a_compression(share, refined, by, monkeypatch):
     monkeypatch.setattr(span_compression, "RestrictedMoments", lambda at: at.moments)
     monkeypatch.setattr(span_compression, "coupling_bound", bounds)
     monkeypatch.setattr(span_compression, "local_eigenvalues", lambda at: levels)
-    monkeypatch.setattr(span_compression, "SAFETY", 1e10)  # a tilt that counts
+    monkeypatch.setattr(span_compression, "SAFETY", 16 * 0.05 / basis.tilt)  # a tilt whose square counts
+    assert basis.tilt == pytest.approx(0.05)
     found = compress_to_span(full, seed=4, progress=lambda *report: told.append(report))
     exact = torch.linalg.eigvalsh(compressed)
     values = torch.as_tensor(found.spectrum.eigenvalues)
@@ -506,15 +508,26 @@ def test_the_steps_of_a_compression(share, refined, by, monkeypatch):
     turned = 2 * tilt * 2.5 + 2 * tilt**2 * (norm + 3.0)
     expected = (moved + skew * norm) / (1 - skew) + turned
     dense = dense_spectrum(DenseOperator(compressed)).errors
-    assert turned > 1e-6
+    assert 2 * tilt**2 * (norm + 3.0) > 1e-2 * turned
     assert np.allclose(found.spectrum.errors, expected + dense, rtol=1e-6 if refined else 1e-9)
     assert (found.functions, found.rank, found.leak, found.gap) == (6, 4, 2.5, basis.gap)
     fields = found.lift(eye(4))
     _close(fields.T @ fields, eye(4), tol=1e-10)
     assert told[-1][0] == told[-1][1]
+    tables, total = 12 * 6**2 * 3 / 2e10, told[0][1]
+    done = {message: part for part, _, message in reversed(told)}  # when each was told first
+    assert done["metric of span(R)"] == done["rank of span(R)"] == pytest.approx(tables / 10, abs=0)
+    for share, message in (
+        (0.5, "comparing with the operator's products"),
+        (0.55, "all eigenvalues in span(R)"),
+    ):
+        assert done[message] == pytest.approx(tables + share * (total - tables), abs=0)
     names = [message for _, _, message in told]
     assert names[:3] == ["metric of span(R)", "rank of span(R)", "local part in span(R)"]
-    assert ("products with all of span(R), whose gradients are nearly dependent" in names) == refined
+    dependent = "products with all of span(R), whose gradients are nearly dependent"
+    assert (dependent in names) == refined
+    if refined:
+        assert done[dependent] == pytest.approx(tables + 0.5 * (total - tables), abs=0)
 
 
 def test_progress_of_tables_and_of_dense_work():
