@@ -153,6 +153,19 @@ def test_norm_bound_of_small_and_zero_operators_is_exact():
     assert norm_bound(Rank(torch.zeros(50, dtype=torch.float64)))[0] == 0.0
     small = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)
     assert norm_bound(Rank(small))[0] == pytest.approx(3.0)
+    assert norm_bound(Rank(small), steps=3) == pytest.approx((3.0, 3.0))  # as many steps as dimensions
+    assert norm_bound(Rank(small[:0])) == (0.0, 0.0)
+    for seed in range(5):
+        operator = DenseOperator(table(15, 15, seed=seed))
+        expected = float(torch.linalg.matrix_norm(operator.matrix, 2))
+        assert norm_bound(operator, seed=seed) == pytest.approx((expected, expected), rel=1e-12)
+
+
+def test_twenty_steps_bound_a_norm_but_for_one_in_a_billion():
+    operator = Rank(torch.linspace(-1, 1, 5000, dtype=torch.float64))
+    found = norm_bound(operator)
+    assert operator.matvecs == 40
+    assert found == norm_bound(operator, seed=0, steps=20, risk=1e-9) != norm_bound(operator, seed=1)
 
 
 @pytest.mark.parametrize("size", [12, 27, 60])
@@ -424,28 +437,58 @@ def test_a_guard_that_has_not_converged_is_not_avoided():
     assert float(found[59, 0].abs()) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_certificate_adds_what_a_vector_mixes():
-    operator = DenseOperator(table(60, 60))
-    search = searching(operator, 2, tol=0.3, uncertainty=1.0)
+def test_what_has_converged_to_the_tolerance_is_avoided():
+    """Residuals of 1.6e-6 at a norm of 4: the pairs are no copies of themselves."""
+    operator = diagonal(*np.linspace(-1, 1, 57), 2.0, 3.0, 4.0)
+    search = searching(operator, 2, ends=("largest",))
     basis = RitzBasis(operator, 40)
-    basis.extend(table(60, 30, seed=1))
+    basis.extend(torch.cat([units(60, 57, 58, *range(1, 20)), units(60, 59) + 4e-7 * units(60, 30)], dim=1))
+    pairs = search._pairs(basis)
+    assert 0.25e-6 < float(pairs.sizes[-1]) < 4e-6
+    assert search._missing(basis, pairs).shape == (60, 0)
+
+
+@pytest.mark.parametrize(("tol", "converged"), [(0.5, True), (1e-3, False)])
+def test_the_certificate_adds_what_a_vector_mixes(tol, converged):
+    """Ten residuals or the tolerance, whichever is less."""
+    operator = DenseOperator(table(60, 60))
+    search = searching(operator, 2, tol=tol, uncertainty=1.0)
+    basis = RitzBasis(operator, 40)
+    exact = torch.linalg.eigh(operator.matrix)[1][:, [*range(8), *range(52, 60)]]
+    basis.extend(exact + 1e-3 * table(60, 16, seed=1))
     pairs = search._pairs(basis)
     found = search._certified(basis, pairs, True)
     values = pairs.values.numpy()
-    assert np.allclose(found.eigenvalues, values[[0, 1, 28, 29]])
+    assert np.allclose(found.eigenvalues, values[[0, 1, 14, 15]])
     assert found.norm == pytest.approx(np.abs(values).max())
     margin = 16 * EPS * 60**0.5 * found.norm
-    mixed = np.minimum(10 * found.residuals, 0.3 * pairs.norm)
+    mixed = 10 * found.residuals if converged else np.full(4, 1e-3 * pairs.norm)
     assert np.allclose(found.errors, found.residuals + margin + mixed, rtol=1e-9)
     assert found.at_least == (int((values < -1 - margin).sum()), int((values > 1 + margin).sum()))
     assert not found.complete
-    assert (found.converged, found.reason) == (False, Reason.NOT_CONVERGED)
-    done = pairs_of(values, [0.0] * 12, low=6, wanted=[1, 1, *[0] * 8, 1, 1], size=60)
-    assert search._certified(basis, done, True).reason is Reason.KRYLOV
-    assert not search._certified(basis, done, False).converged
-    search.tol = 1e-12  # less than ten residuals
-    tight = search._certified(basis, pairs, True)
-    assert np.allclose(tight.errors, found.residuals + margin + 1e-12 * pairs.norm, rtol=1e-9)
+    assert (found.converged, found.reason) == (
+        (True, Reason.KRYLOV) if converged else (False, Reason.NOT_CONVERGED)
+    )
+    assert not search._certified(basis, pairs, False).converged
+
+
+def test_a_search_goes_on_as_long_as_it_finds_copies():
+    """Two of three copies are missing at each end, and one Krylov space meets one of them."""
+    values = [-4.0] * 3 + [-3.0, -2.0, -1.9, -1.8, -1.7, -1.6] + list(np.linspace(-1, 1, 72))
+    values = np.array(values + [1.6, 1.7, 1.8, 1.9, 2.0, 3.0] + [4.0] * 3)
+    operator = diagonal(*values)
+    start = units(90, 0, *range(3, 9), *range(81, 87), 89)
+    found = block_spectrum(operator, 3, tol=1e-8, start=start)
+    assert found.converged
+    assert found.eigenvalues == pytest.approx([-4.0] * 3 + [4.0] * 3)
+
+
+def test_signs_are_proved_by_default():
+    found = block_spectrum(diagonal(*np.linspace(-0.3, 0.5, 90)), 3)
+    assert found.counts.negative >= 3
+    assert found.counts.positive >= 3
+    wide = block_spectrum(diagonal(*np.linspace(-0.3, 0.5, 90)), 3, uncertainty=1.0)
+    assert wide.at_least == (0, 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -494,10 +537,13 @@ def test_a_basis_restarts_with_twice_the_iterated_pairs(monkeypatch):
     restart, extend = RitzBasis.restart, RitzBasis.extend
     monkeypatch.setattr(RitzBasis, "restart", lambda s, c: kept.append(c.shape[1]) or restart(s, c))
     monkeypatch.setattr(RitzBasis, "extend", lambda s, b: (extend(s, b), sizes.append(s.size))[0])
-    values = np.concatenate([np.linspace(0, 1, 300), [1.01, 1.02, 1.03]])
-    block_spectrum(diagonal(*values), 1, tol=1e-10)
-    assert set(kept) == {20}
-    assert max(sizes) <= 2 * 4 * 5 + 60  # and what a test adds
+    values = np.concatenate([[-0.1], np.linspace(0, 1, 100), [1.1]])
+    for ends in (ENDS, ("largest",)):
+        block_spectrum(diagonal(*values), 1, tol=1e-10, ends=ends)
+        assert set(kept) == {20 if ends == ENDS else 12}
+        assert 35 < max(sizes) <= 2 * 4 * 5
+        kept.clear()
+        sizes.clear()
 
 
 def test_a_search_without_directions_ends():
