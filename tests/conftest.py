@@ -7,7 +7,9 @@ import os
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: workers' threads wait for each other
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # before torch is loaded: workers' threads wait for each other
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,7 +88,9 @@ def test_response_of_the_outputs_by_differences(orders, some, flat):
         ends = []
         for sign in (1, -1):
             if flat:
-                ends.append(outputs(measure.points, measure.weights + sign * step * root * vectors[:, column]))
+                ends.append(
+                    outputs(measure.points, measure.weights + sign * step * root * vectors[:, column])
+                )
             else:
                 field = vectors[:, column].reshape(measure.points.shape) / root[:, None]
                 ends.append(outputs(measure.points + sign * step * field, measure.weights))

@@ -30,7 +30,9 @@ def energy_of(space, names, loss):
 class Hand:
     """Two statistics on three points, every number chosen: what `bound` asks an energy for."""
 
-    def __init__(self, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0, by_symmetry=False, curved=1.0):
+    def __init__(
+        self, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0, by_symmetry=False, curved=1.0
+    ):
         self.temperature, self.natural = 0.5, np.array([2.0, -1.0])
         self.values = np.array([[3.0, 0.0], [-1.0, 1.0], [0.0, -2.0]])
         self.root = np.array([[0.6, -0.16], [0.8, 0.12]])  # columns of length 1 and 1/5
@@ -72,9 +74,7 @@ def by_hand(hand, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0):
     # Norm of R^T L'': the curvature against what the two rules' means differ by.
     pulled = np.linalg.svd(hand.root.T @ hand.curvature)[1].max()
     spread = 3.0
-    rounding = ulp * (
-        size[0] * (5**0.5 + np.sqrt((hand.steep**2).sum()) / t) + pulled * spread / t
-    )
+    rounding = ulp * (size[0] * (5**0.5 + np.sqrt((hand.steep**2).sum()) / t) + pulled * spread / t)
     pull = np.hypot(*(hand.root.sum(0) * residual / t))
     start = pull + pulled * off / t + rounding
     cubic = 2 * third * size[0] ** 3
@@ -196,7 +196,9 @@ def test_constant_combinations_are_left_out():
     """x1^2 + x2^2 + x3^2 = 1: two statistics vary, and no more."""
     found = whitened(energy_of("S2", "x1^2;x2^2;x3^2", "rho1^2"), 1.0, np.array([0.1, 0.2, 0.3]))
     assert found.root.shape == (3, 2)
-    assert found.values == pytest.approx(np.linalg.eigvalsh(np.eye(2) + found.root.T[:, :1] @ found.root[:1] * 2))
+    assert found.values == pytest.approx(
+        np.linalg.eigvalsh(np.eye(2) + found.root.T[:, :1] @ found.root[:1] * 2)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
