@@ -37,7 +37,9 @@ def plan_of(orders, *, dims=None, noise=1.0, samples=None, nyquist=300.0):
     """A plan of power laws; ``risk = 5 (order n)^(-2/3)``, so that the gain of a group is its order."""
     dims = dims or [1] * len(orders)
     actions = tuple(
-        SimpleNamespace(name=f"Z{m}", order=m, quotient_dim=d, quotient_volume=6.0 / m, quotient_volume_error=0.1 * m)
+        SimpleNamespace(
+            name=f"Z{m}", order=m, quotient_dim=d, quotient_volume=6.0 / m, quotient_volume_error=0.1 * m
+        )
         for m, d in zip(orders, dims, strict=True)
     )  # fmt: skip
     shape = (len(orders), SIZES)
@@ -230,10 +232,10 @@ def test_gains_are_compared_in_the_wider_range_where_the_asymptotic_one_is_too_s
 def test_two_asymptotic_sizes_are_enough_for_gains():
     plan = plan_of([1, 2])
     short = np.where(np.arange(SIZES) < SIZES - 2, 0.02, 0.001)
-    inside = [one["epsilon"] for one in gain_records(plan, study_of(plan, load=short))][0]
+    inside = gain_records(plan, study_of(plan, load=short))[0]["epsilon"]
     assert inside == pytest.approx(0.97 * risk(1, plan.samples[0, 3]))
     single = np.where(np.arange(SIZES) < SIZES - 1, 0.02, 0.001)
-    inside = [one["epsilon"] for one in gain_records(plan, study_of(plan, load=single))][0]
+    inside = gain_records(plan, study_of(plan, load=single))[0]["epsilon"]
     assert inside == pytest.approx(0.97 * risk(1, plan.samples[0, 0]))
     assert gain_records(plan_of([1]), study_of(plan_of([1]))) == []
 

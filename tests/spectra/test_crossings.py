@@ -268,8 +268,8 @@ def test_uncertain_stretches_at_both_ends_reach_to_the_first_and_last_step():
 
 
 @pytest.mark.parametrize(
-    ("inner", "kind"), [((1e-9, 4e-8), CrossingKind.TOUCH), ((1e-9, 6e-8), CrossingKind.UNRESOLVED), ((1e-9, 1e-3), CrossingKind.UNRESOLVED),
-                        ((1e-3, 1e-9), CrossingKind.UNRESOLVED)]
+    ("inner", "kind"), [((1e-9, 4e-8), CrossingKind.TOUCH), ((1e-9, 6e-8), CrossingKind.UNRESOLVED),
+                        ((1e-9, 1e-3), CrossingKind.UNRESOLVED), ((1e-3, 1e-9), CrossingKind.UNRESOLVED)]
 )  # fmt: skip
 def test_a_touch_is_zero_to_rounding_at_every_step_inside(inner, kind):
     errors = [1e-3, *inner, 1e-3]

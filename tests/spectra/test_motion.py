@@ -26,6 +26,15 @@ def test_a_move_as_large_as_both_bounds_counts_for_both_directions():
     assert (found.hessian_steps, found.jacobian_steps) == (0.0, 0.0)
 
 
+def test_bounds_are_those_of_both_ends_of_each_step():
+    """Errors that differ from step to step: 1 + 2, 2 + 4 and 4 + 8."""
+    errors = np.array([[1.0], [2.0], [4.0], [8.0]])
+    values = np.array([[0.0], [3.5], [9.0], [21.5]])  # beyond, inside, beyond
+    found = monotony(values, errors)
+    assert (found.hessian, found.jacobian) == (1 / 3, 1.0)
+    assert split_moves(values, errors, values).bound.tolist() == [[3], [6], [12]]
+
+
 def test_steps_count_where_something_moves_at_all():
     """Of four steps one moves nothing; one goes down only, one up only, one both ways."""
     nan = np.nan
@@ -71,7 +80,7 @@ def test_response_of_the_outputs_by_differences(orders, some, flat):
     vectors = torch.randn(size, 2, generator=rng, dtype=torch.float64)
 
     def outputs(points, weights):
-        """The network's outputs are ``sum_j c_j (a_j + b_j)^2`` times the scale that z has for equal weights."""
+        """``sum_j w_j c_j (a_j + b_j)^2`` by the network's own scale, which is that of equal weights."""
         moved = network.with_points(points)
         squares = (moved.a[:, None] + moved.b[None]).square()
         found = torch.einsum("j,xyj,zj->xyz", weights * width * network.output_scale, squares, moved.c)
@@ -95,7 +104,9 @@ def test_response_of_the_outputs_by_differences(orders, some, flat):
                 field = vectors[:, column].reshape(measure.points.shape) / root[:, None]
                 ends.append(outputs(measure.points + sign * step * field, measure.weights))
         assert found[:, column] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-8)
-    assert curvature_response(task, measure, vectors[:, :0], flat=flat).shape[1] == 0
+    assert curvature_response(task, measure, vectors[:, :0], flat=flat).shape == (len(found), 0)
+    if not flat:
+        assert (curvature_response(task, measure, vectors) == found).all()
 
 
 def softmax_loss(targets, shape):

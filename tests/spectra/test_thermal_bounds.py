@@ -1,4 +1,4 @@
-"""The theorem of Newton and Kantorovich by hand, and the whitened second variation by eigenvalues of a product."""
+"""The theorem of Newton and Kantorovich by hand, and the second variation as eigenvalues of a product."""
 
 from types import SimpleNamespace
 
@@ -44,7 +44,7 @@ class Hand:
         self.third, self.uniform_by_symmetry = third, by_symmetry
         covariance = self.root @ self.root.T
         evaluated = SimpleNamespace(
-            mean=self.mean + [off, 0.0],
+            mean=self.mean + np.array([off, 0.0]),
             covariance=covariance + skew * self.root @ np.diag([1.0, 0.25]) @ self.root.T,
         )
         self.family = SimpleNamespace(evaluate=lambda natural, order: evaluated)
@@ -66,7 +66,7 @@ class Hand:
 
 
 def by_hand(hand, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0):
-    """The docstring of `spectra.thermal_bounds`, term by term, for these numbers (columns of R orthogonal)."""
+    """The docstring of `spectra.thermal_bounds`, term by term (the columns of R are orthogonal)."""
     t, ulp = hand.temperature, 16 * EPS
     size = np.sqrt(np.array([1.0, 1 / 5]) ** 2)  # lengths of R's columns
     eigenvalues = np.linalg.eigvalsh(hand.second)
@@ -81,7 +81,9 @@ def by_hand(hand, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0):
     gap = np.abs(t + eigenvalues).min() - 2 * leak - norm * skew
     beta = max(1.0, t / gap)
     centred = hand.values - hand.mean
-    reach = 1.2 * max(np.hypot(*(centred @ column / length**2 for column, length in zip(hand.root.T, size))))
+    reach = 1.2 * max(
+        np.hypot(*(centred @ column / length**2 for column, length in zip(hand.root.T, size, strict=True)))
+    )
     lipschitz = 1.2 * (2 * reach * norm + cubic) / t
     h = beta**2 * lipschitz * start
     radius = (1 - np.sqrt(max(1 - 2 * h, 0))) / (beta * lipschitz)
@@ -119,11 +121,11 @@ def test_bounds_are_those_of_newton_and_kantorovich(what, curved):
 def test_what_is_left_without_a_residual_is_rounding():
     hand = Hand()
     expected, found = by_hand(hand), hand.bound()
-    assert found.radius == pytest.approx(expected.beta * expected.start, rel=1e-9)
-    assert found.rho == pytest.approx(1.2 * np.hypot(0.8, 0.12) * found.radius + 48 * EPS, rel=1e-9)
+    assert found.radius == pytest.approx(expected.beta * expected.start, rel=1e-9, abs=0)
+    assert found.rho == pytest.approx(1.2 * np.hypot(0.8, 0.12) * found.radius + 48 * EPS, rel=1e-9, abs=0)
     norm = np.abs(np.linalg.eigvalsh(hand.second)).max()
     rounding = found.second_variation - norm * 2.4 * expected.reach * found.radius
-    assert rounding == pytest.approx(32 * EPS * (0.5 + norm), rel=1e-6)
+    assert rounding == pytest.approx(32 * EPS * (0.5 + norm), rel=1e-6, abs=0)
 
 
 def test_where_the_theorem_says_nothing_everything_is_infinite():
@@ -183,7 +185,7 @@ def test_the_second_variation_is_that_of_the_product_of_covariance_and_curvature
     assert found.covariance == pytest.approx(covariance)
     assert found.root @ found.root.T == pytest.approx(covariance)
     assert found.dual.T @ found.root == pytest.approx(np.eye(3), abs=1e-12)
-    a, b, c = found.mean
+    _, b, c = found.mean
     curvature = np.array([[1, -1, 0], [-1, 2 * c, 2 * b], [0, 2 * b, 6 * c]])
     assert found.curvature == pytest.approx(curvature)
     exact = np.sort(np.linalg.eigvals(curvature @ covariance).real) + 0.7
@@ -231,7 +233,7 @@ def test_a_measure_off_the_solution_has_a_leak_or_no_orbit():
         assert (abs(left) < SLIDING * (0.3 + np.abs(found.values).max())) == known
         assert found.orbit.shape == (2, int(known))
         assert len(found.across) == 2 - int(known)
-        assert found.leak == pytest.approx(abs(left) if known else 0.0, rel=1e-5)
+        assert found.leak == pytest.approx(abs(left) if known else 0.0, rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize(
