@@ -48,9 +48,9 @@ class Lanczos:
         self._known = first.T[:0] if avoid is None else avoid.T.contiguous()
         self._free = len(first) - len(self._known)
         self.product, self.room, self.steps = product, min(room, self._free), 0
-        held = room + 1  # vectors, one a row: rows are contiguous, columns of a wide table are not
+        held = self.room + 1  # vectors, one a row: rows are contiguous, columns of a wide table are not
         self._rows = torch.empty(held, len(first), dtype=first.dtype, device=first.device)
-        self._coefficients = np.zeros((held, room))  # A Q_k = Q_{k+1} H
+        self._coefficients = np.zeros((held, self.room))  # A Q_k = Q_{k+1} H
         self._inner, self._measured = np.empty((held, held)), 0
         self._eps = torch.finfo(first.dtype).eps
         self._losses = [np.array([]), np.ones(1)]  # estimated inner products of the last two vectors

@@ -33,7 +33,7 @@ def few_resamples(monkeypatch):
     monkeypatch.setitem(st.bootstrap.__kwdefaults__, "resamples", 20)
 
 
-def plan_of(orders, *, dims=None, noise=1.0, samples=None, nyquist=300.0):
+def plan_of(orders, *, dims=None, noise=1.0, samples=None, nyquist=300.0, s=1.0):
     """A plan of power laws; ``risk = 5 (order n)^(-2/3)``, so that the gain of a group is its order."""
     dims = dims or [1] * len(orders)
     actions = tuple(
@@ -48,7 +48,7 @@ def plan_of(orders, *, dims=None, noise=1.0, samples=None, nyquist=300.0):
     target = SimpleNamespace(first=1.0, cutoff=1e6, band=None, nyquist=lambda: nyquist)
     forecasts = tuple(SimpleNamespace(count=lambda edge, m=m: edge // m) for m in orders)
     return CurvePlan(
-        actions, 1.0, 1.0, noise, np.asarray(samples), target, 1.0, TRIALS, DRAWS, 3, forecasts,
+        actions, s, 1.0, noise, np.asarray(samples), target, 1.0, TRIALS, DRAWS, 3, forecasts,
         np.full(shape, 50.0), np.arange(np.prod(shape)).reshape(shape) * 1e-4,
     )  # fmt: skip
 
@@ -115,6 +115,11 @@ def test_records_of_a_group_are_its_curve():
         assert slope["curvature"]["value"] == pytest.approx(0, abs=1e-9)
         x = np.log(samples * 1.0 / (1.0 + mean))
         assert slope["corrected"]["value"] == pytest.approx(np.polyfit(x, np.log(mean), 1)[0])
+
+
+def test_kappa_is_that_of_the_sobolev_exponent():
+    plan = plan_of([1], dims=[2], s=3.0)
+    assert group_records(plan, study_of(plan), delta=0.1)[0]["kappa"] == 2.0
 
 
 def test_sizes_at_the_nyquist_number_are_above_it():
