@@ -193,8 +193,9 @@ def test_ends_of_an_interval_belong_to_it(ci, theory, predicted, expected):
     assert gain_verdict(ci, theory, predicted) is expected
 
 
-def test_gains_are_ratios_of_sizes_at_equal_risk():
-    plan = plan_of([1, 2, 4], dims=[1, 1, 2])
+@pytest.mark.parametrize("dims", [[1, 1, 2], [2, 1, 2]])
+def test_gains_are_ratios_of_sizes_at_equal_risk(dims):
+    plan = plan_of([1, 2, 4], dims=dims)
     study = study_of(plan)
     found = gain_records(plan, study)
     levels = [one["epsilon"] for one in found if one["group"] == "Z2"]
@@ -207,9 +208,9 @@ def test_gains_are_ratios_of_sizes_at_equal_risk():
         assert one["ratio"] == pytest.approx(order, rel=1e-9)
         assert one["ci"] == pytest.approx([order, order], rel=1e-9)
         assert one["predicted"] == pytest.approx(order, rel=1e-9)
-        if order == 2:
-            assert one["theory"] == 2.0
-            assert one["verdict"] == gain_verdict(one["ci"], 2.0, one["predicted"]).value
+        if dims[order // 2] == dims[0]:
+            assert one["theory"] == order
+            assert one["verdict"] == gain_verdict(one["ci"], order, one["predicted"]).value
         else:  # another dimension: no fixed gain
             assert (one["theory"], one["verdict"]) == (None, None)
 
