@@ -114,8 +114,7 @@ def exposed_face(space: Space, monomials: Monomials, direction: np.ndarray, *, s
     begin = space.uniform(384, generator=torch.Generator().manual_seed(seed))
     ends, values = ascend(space, monomials, direction, begin, steps=600)
     support = float(values.max())
-    spread = max(abs(support), 1e-300)
-    points = ends[values > support - 1e-11 * spread - 1e-14].numpy()
+    points = ends[values > support - 1e-11 * abs(support) - 1e-14].numpy()
     table = monomials.values(torch.as_tensor(points)).numpy()
     clusters = _distinct(points, 1e-4)
     if len(clusters) <= 64 and len(points) >= 3 * len(clusters):
@@ -190,25 +189,16 @@ def _torus(
 
 def _on_torus(rows: list, dimension: int, names: list[str]) -> Monomials:
     """``Re(v e^{i m . phi})`` as monomials of scaled coordinates of ``T<dimension>``."""
-    coordinates, exponents = [], []
-    for m, value in rows:
-        first = True
-        powers: dict[int, int] = {}
-        for axis, power in enumerate(m):
+    coordinates, owners = [], []
+    for owner, (frequencies, value) in enumerate(rows):
+        for axis, power in enumerate(frequencies):
             for _ in range(abs(power)):
-                scale = value if first else 1.0
                 row = np.zeros(2 * dimension, complex)
-                row[2 * axis : 2 * axis + 2] = scale * np.array([1, 1j if power > 0 else -1j])
-                key = len(coordinates)
-                coordinates.append(row)
-                powers[key] = 1
-                first = False
-        exponents.append(powers)
-    table = np.zeros((len(rows), len(coordinates)), int)
-    for i, powers in enumerate(exponents):
-        for key, power in powers.items():
-            table[i, key] = power
-    return Monomials(table, np.array(coordinates), names=tuple(names))
+                row[2 * axis : 2 * axis + 2] = 1, 1j * np.sign(power)
+                coordinates.append(row if owner in owners else value * row)  # the first factor carries v
+                owners.append(owner)
+    table = np.array(owners) == np.arange(len(rows))[:, None]
+    return Monomials(table.astype(int), np.array(coordinates), names=tuple(names))
 
 
 def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
