@@ -12,7 +12,7 @@ from manifold.spaces import parse_space
 
 @pytest.mark.parametrize("kappa", [0.5, 4.0])
 def test_both_entropies_of_von_mises(kappa):
-    """``log(2 pi I0) - kappa I1 / I0`` against length, and less by ``log 2 pi`` against the uniform measure."""
+    """``log(2 pi I0) - kappa I1 / I0`` against length; ``log 2 pi`` less against the uniform one."""
     space = parse_space("S1")
     family = MaxEntFamily(space, parse_monomials("x1;x2", space))
     found = fit(family, [i1e(kappa) / i0e(kappa), 0.0])
