@@ -181,6 +181,14 @@ def test_bandwidth_and_trapezoid_counts_are_the_least_over_all_shifts(amplitude,
         assert bound <= count < bound + 2
 
 
+def test_without_moments_nothing_is_added():
+    found, _ = harmonics_of("T1", "Re(z1)")
+    amplitude, lam = np.array([0.0, 3.0]), np.array([3.0])
+    for tol in np.geomspace(1e-3, 1e-12, 20):  # some of these counts are next to a step
+        assert node_count(PHASE, amplitude, tol) == node_count(PHASE, amplitude, tol, extra=0)
+        assert found.nodes(lam, 0, tol) == node_count(PHASE, amplitude, tol, extra=0)
+
+
 def test_an_amplitude_beyond_all_bounds_has_a_finite_count():
     assert node_count(PHASE, np.array([0.0, 1e300]), 1e-12) == 10**9
 
@@ -304,3 +312,14 @@ def test_sizes_of_a_lattice_are_those_of_its_coefficients():
     leading = lattice.vectors[np.arange(len(sizes)), (lattice.vectors != 0).argmax(1)]
     assert (leading[sizes > 0] > 0).all()
     assert sorted(sizes[sizes > 0]) == pytest.approx([1.0, 2.0])
+
+
+def test_a_lattice_holds_one_of_each_vector_and_its_negative():
+    """sin x and its square have harmonics of both signs, which are one function."""
+    place = parse_space("S2")
+    ((_, terms),) = components(parse_monomials("x1^2*x3^2;x3;x2*x3", place), place)
+    lattice = Lattice(terms)
+    found = {tuple(vector) for vector in lattice.vectors}
+    assert len(found) == len(lattice.vectors) > 4
+    assert not {tuple(-np.array(vector)) for vector in found if any(vector)} & found
+    assert lattice.sizes(np.array([0.0, 3.0, 0.0])).max() == pytest.approx(3.0)
