@@ -156,13 +156,13 @@ def _torus(
     size = size * np.prod(points[0, alone] ** powers[:, 2 * count :], axis=1)
     present = (size * np.abs(coefficients) > 1e-6) & frequencies.any(1)
     active = frequencies[present & (np.abs(direction[owner]) > 1e-9)]
-    seen = z[:, None, :] / np.maximum(modulus, 1e-300)
-    turned = np.prod(np.where(modulus > 1e-4, seen, 1.0) ** active[None], axis=2)
-    if np.abs(turned - turned[:1]).max(initial=0) > 1e-3:
+    there = modulus > 1e-4
+    theta = np.where(there, np.angle(z), 0.0)
+    turned = np.exp(1j * theta @ active.T)
+    if np.abs(turned - turned[0]).max(initial=0) > 1e-3:
         raise failure
-    basis, inverse = integer_kernel(active, modulus > 1e-4)
-    theta = np.angle(z[0])
-    values = coefficients * size * np.exp(1j * (frequencies * (modulus > 1e-4)) @ theta)
+    basis, inverse = integer_kernel(active, there)
+    values = coefficients * size * np.exp(1j * frequencies @ theta[0])
     reduced = frequencies @ basis
     free, rows, constants = [], [], np.full(len(monomials), np.nan)
     for i in range(len(monomials)):
@@ -183,7 +183,7 @@ def _torus(
     restricted = _on_torus(rows, basis.shape[1], [monomials.names[i] for i in free]) if free else None
     return Face(
         direction, support, basis.shape[1], points[:64], np.array(free, int), constants, restricted,
-        np.stack([modulus, theta], 1), inverse,
+        np.stack([modulus, theta[0]], 1), inverse,
     )  # fmt: skip
 
 
