@@ -215,7 +215,7 @@ def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, n
     reduced = np.array(vectors, dtype=np.int64)[:, used]
     rank = 0
     for row in range(len(reduced)):
-        while rank < reduced.shape[1] and (left := np.count_nonzero(reduced[row, rank:])) > 0:
+        while left := np.count_nonzero(reduced[row, rank:]):
             tail = np.abs(reduced[row, rank:]).astype(float)
             tail[tail == 0] = np.inf
             pivot = rank + int(tail.argmin())

@@ -69,10 +69,10 @@ def test_an_integer_kernel_is_the_lattice_of_all_orthogonal_vectors(seed):
 
 
 def test_monomials_of_a_torus_are_cosines_with_their_phases():
-    rows = [((2, -1), 0.3 - 0.4j), ((0, 3), 2.0), ((-1, 0), 1j), ((0, -1), -0.7 + 0.1j)]
-    found = _on_torus(rows, 2, ["a", "b", "c", "d"])
-    angles = np.random.default_rng(0).uniform(0, 7, (5, 2))
-    points = np.stack([np.cos(angles), np.sin(angles)], 2).reshape(5, 4)
+    rows = [((2, -1, 0), 0.3 - 0.4j), ((0, 3, 1), 2.0), ((-1, 0, 0), 1j), ((0, 0, -1), -0.7 + 0.1j)]
+    found = _on_torus(rows, 3, ["a", "b", "c", "d"])
+    angles = np.random.default_rng(0).uniform(0, 7, (5, 3))
+    points = np.stack([np.cos(angles), np.sin(angles)], 2).reshape(5, 6)
     expected = np.stack([(v * np.exp(1j * angles @ np.array(m))).real for m, v in rows], 1)
     np.testing.assert_allclose(found.values(torch.as_tensor(points)).numpy(), expected, atol=1e-14)
     assert found.names == ("a", "b", "c", "d")
@@ -153,6 +153,7 @@ def test_a_face_tells_the_monomials_at_its_points(space, monomials, direction, d
         ("S5", "|z3|^2;x1", [-1, 0]),  # one modulus vanishes, two vary
         ("S2", "x3^2;x3^4;x1", [1, -1, 0]),  # two circles, at x3^2 = 1/2
         ("S2xS2", "x3^2;x3^4;x6;x1", [1, -1, 1, 0]),
+        ("T3", "Re(z3);x1*x3", [1, 0]),  # two frequencies in one monomial
         ("S1", "x1^2;x2^2;x1", [1, 1, 0]),  # constant, by phases that cancel
     ],
 )  # fmt: skip
