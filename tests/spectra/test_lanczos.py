@@ -285,3 +285,10 @@ def test_later_products_may_vanish():
     assert not space.exhausted or space.invariant
     space.step()
     assert space._coefficients[3, 2] == 0
+
+
+def test_products_of_which_some_are_zero_and_the_others_vanish_are_refused():
+    factors = torch.tensor([[1e-200], [0.0], [0.0]], dtype=torch.float64)
+    space = Lanczos(lambda v: factors * v, torch.ones(3, 1, dtype=torch.float64), 2)
+    with pytest.raises(InputError, match="finite products"):
+        space.step()

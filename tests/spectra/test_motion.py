@@ -64,6 +64,18 @@ def test_a_move_is_certain_beyond_its_bound():
     assert np.isnan(gone.curvature).all()
 
 
+def test_a_change_is_the_sum_of_its_parts_and_led_by_the_largest():
+    values, local = np.array([[0.0] * 4, [1.0, 1.0, -1.0, 1.0]]), np.array([[0.0] * 4, [0.9, 0.2, 0.5, 0.1]])
+    bent = np.array([[0.0, 0.5, -1.4, 0.1]])
+    moves = split_moves(values, np.full((2, 4), 1e-9), local, bent)
+    assert moves.gram[0] == pytest.approx([0.1, 0.3, -0.1, 0.8])
+    assert moves.leading(1) == {
+        "moves": 3, "by_gram": pytest.approx(1 / 3), "by_curvature": pytest.approx(1 / 3),
+        "by_local": pytest.approx(1 / 3),
+    }  # fmt: skip
+    assert moves.leading(-1) == {"moves": 1, "by_gram": 0.0, "by_curvature": 1.0, "by_local": 0.0}
+
+
 @pytest.mark.parametrize("orders", [(3,), (4,)])
 @pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize("flat", [False, True])

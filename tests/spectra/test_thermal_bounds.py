@@ -35,7 +35,7 @@ class Hand:
     ):
         self.temperature, self.natural = 0.5, np.array([2.0, -1.0])
         self.values = np.array([[3.0, 0.0], [-1.0, 1.0], [0.0, -2.0]])
-        self.root = np.array([[0.78, -0.16], [1.04, 0.12]])  # columns of length 1.3 and 0.2
+        self.root = np.array([[0.39, -0.16], [0.52, 0.12]])  # columns of length 0.65 and 0.2
         self.second = curved * np.array([[0.3, 0.02], [0.02, -0.1]])  # R^T L'' R
         self.mean = np.array([0.25, -0.5])
         inverse = np.linalg.inv(self.root)
@@ -68,7 +68,7 @@ class Hand:
 def by_hand(hand, *, off=0.0, skew=0.0, residual=0.0, third=0.0, leak=0.0):
     """The docstring of `spectra.thermal_bounds`, term by term (the columns of R are orthogonal)."""
     t, ulp = hand.temperature, 16 * EPS
-    size = np.array([1.3, 0.2])  # lengths of R's columns
+    size = np.array([0.65, 0.2])  # lengths of R's columns
     eigenvalues = np.linalg.eigvalsh(hand.second)
     norm = np.abs(eigenvalues).max()
     # Norm of R^T L'': the curvature against what the two rules' means differ by.
@@ -122,7 +122,7 @@ def test_what_is_left_without_a_residual_is_rounding():
     hand = Hand()
     expected, found = by_hand(hand), hand.bound()
     assert found.radius == pytest.approx(expected.beta * expected.start, rel=1e-9, abs=0)
-    assert found.rho == pytest.approx(1.2 * np.hypot(1.04, 0.12) * found.radius + 48 * EPS, rel=1e-9, abs=0)
+    assert found.rho == pytest.approx(1.2 * np.hypot(0.52, 0.12) * found.radius + 48 * EPS, rel=1e-9, abs=0)
     norm = np.abs(np.linalg.eigvalsh(hand.second)).max()
     rounding = found.second_variation - norm * 2.4 * expected.reach * found.radius
     assert rounding == pytest.approx(32 * EPS * (0.5 + norm), rel=1e-6, abs=0)
@@ -130,10 +130,10 @@ def test_what_is_left_without_a_residual_is_rounding():
 
 def test_where_the_theorem_says_nothing_everything_is_infinite():
     """h above one half, a density that moves by more than a twentieth, a Jacobian within its own error."""
-    near, beyond = (by_hand(Hand(residual=r), residual=r) for r in (0.005, 0.01))
+    near, beyond = (by_hand(Hand(residual=r), residual=r) for r in (0.0025, 0.012))
     assert near.h < 0.5 < beyond.h
-    assert near.reach * near.radius > 0.05  # a bound, but of a density that moves too much
-    for hand in (Hand(residual=0.005), Hand(residual=0.01)):
+    assert 0.05 < near.reach * near.radius < 0.1  # a bound, but of a density that moves too much
+    for hand in (Hand(residual=0.0025), Hand(residual=0.012)):
         found = hand.bound()
         assert found.rho == found.second_variation == found.density == found.curvature == np.inf
         assert np.isfinite(found.condition)
@@ -149,7 +149,7 @@ def test_a_uniform_measure_known_by_symmetry_is_near_without_any_condition():
     """``|R^T lambda|`` is the distance; it counts only where it is the smaller one."""
     hand = Hand(leak=1.0, by_symmetry=True)
     hand.natural = np.array([1e-4, 5e-5])
-    assert hand.bound().radius == pytest.approx(1.2e-4 * np.hypot(0.78 + 0.52, -0.16 + 0.06))
+    assert hand.bound().radius == pytest.approx(1.2e-4 * np.hypot(0.39 + 0.26, -0.16 + 0.06))
     far = Hand(by_symmetry=True)
     assert far.bound().radius == Hand().bound().radius < 1e-10
 
