@@ -114,8 +114,7 @@ def exposed_face(space: Space, monomials: Monomials, direction: np.ndarray, *, s
     begin = space.uniform(384, generator=torch.Generator().manual_seed(seed))
     ends, values = ascend(space, monomials, direction, begin, steps=600)
     support = float(values.max())
-    spread = max(abs(support), 1e-300)
-    points = ends[values > support - 1e-11 * spread - 1e-14].numpy()
+    points = ends[values > support - 1e-11 * abs(support) - 1e-14].numpy()
     table = monomials.values(torch.as_tensor(points)).numpy()
     clusters = _distinct(points, 1e-4)
     if len(clusters) <= 64 and len(points) >= 3 * len(clusters):
@@ -157,13 +156,13 @@ def _torus(
     size = size * np.prod(points[0, alone] ** powers[:, 2 * count :], axis=1)
     present = (size * np.abs(coefficients) > 1e-6) & frequencies.any(1)
     active = frequencies[present & (np.abs(direction[owner]) > 1e-9)]
-    seen = z[:, None, :] / np.maximum(modulus, 1e-300)
-    turned = np.prod(np.where(modulus > 1e-4, seen, 1.0) ** active[None], axis=2)
-    if np.abs(turned - turned[:1]).max(initial=0) > 1e-3:
+    there = modulus > 1e-4
+    theta = np.where(there, np.angle(z), 0.0)
+    turned = np.exp(1j * theta @ active.T)
+    if np.abs(turned - turned[0]).max(initial=0) > 1e-3:
         raise failure
-    basis, inverse = integer_kernel(active, modulus > 1e-4)
-    theta = np.angle(z[0])
-    values = coefficients * size * np.exp(1j * (frequencies * (modulus > 1e-4)) @ theta)
+    basis, inverse = integer_kernel(active, there)
+    values = coefficients * size * np.exp(1j * frequencies @ theta[0])
     reduced = frequencies @ basis
     free, rows, constants = [], [], np.full(len(monomials), np.nan)
     for i in range(len(monomials)):
@@ -184,31 +183,22 @@ def _torus(
     restricted = _on_torus(rows, basis.shape[1], [monomials.names[i] for i in free]) if free else None
     return Face(
         direction, support, basis.shape[1], points[:64], np.array(free, int), constants, restricted,
-        np.stack([modulus, theta], 1), inverse,
+        np.stack([modulus, theta[0]], 1), inverse,
     )  # fmt: skip
 
 
 def _on_torus(rows: list, dimension: int, names: list[str]) -> Monomials:
     """``Re(v e^{i m . phi})`` as monomials of scaled coordinates of ``T<dimension>``."""
-    coordinates, exponents = [], []
-    for m, value in rows:
-        first = True
-        powers: dict[int, int] = {}
-        for axis, power in enumerate(m):
+    coordinates, owners = [], []
+    for owner, (frequencies, value) in enumerate(rows):
+        for axis, power in enumerate(frequencies):
             for _ in range(abs(power)):
-                scale = value if first else 1.0
                 row = np.zeros(2 * dimension, complex)
-                row[2 * axis : 2 * axis + 2] = scale * np.array([1, 1j if power > 0 else -1j])
-                key = len(coordinates)
-                coordinates.append(row)
-                powers[key] = 1
-                first = False
-        exponents.append(powers)
-    table = np.zeros((len(rows), len(coordinates)), int)
-    for i, powers in enumerate(exponents):
-        for key, power in powers.items():
-            table[i, key] = power
-    return Monomials(table, np.array(coordinates), names=tuple(names))
+                row[2 * axis : 2 * axis + 2] = 1, 1j * np.sign(power)
+                coordinates.append(row if owner in owners else value * row)  # the first factor carries v
+                owners.append(owner)
+    table = np.array(owners) == np.arange(len(rows))[:, None]
+    return Monomials(table.astype(int), np.array(coordinates), names=tuple(names))
 
 
 def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +215,7 @@ def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, n
     reduced = np.array(vectors, dtype=np.int64)[:, used]
     rank = 0
     for row in range(len(reduced)):
-        while rank < reduced.shape[1] and (left := np.count_nonzero(reduced[row, rank:])) > 0:
+        while left := np.count_nonzero(reduced[row, rank:]):
             tail = np.abs(reduced[row, rank:]).astype(float)
             tail[tail == 0] = np.inf
             pivot = rank + int(tail.argmin())
