@@ -256,6 +256,18 @@ def test_small_parts_of_a_direction_are_left_out(noise, sign):
     assert face.direction.tolist() == [-1, 0]
 
 
+@pytest.mark.parametrize(("gap", "known"), [(2e-14, True), (-2e-14, True), (1e-13, False), (-1e-13, None)])
+def test_moments_touch_within_a_rounding_of_their_deviation(gap, known):
+    """1e-13 of the deviation 0.298 of x3^2, on both sides of the face at zero."""
+    tested = family("S2", "x3^2;x1")
+    moments = np.array([gap, 0.3])
+    if known is None:
+        with pytest.raises(InfeasibleMomentsError):
+            touching_face(tested, moments, np.array([-1.0, 0.0]))
+    else:
+        assert (touching_face(tested, moments, np.array([-1.0, 0.0])) is not None) is known
+
+
 def test_a_part_of_a_fifth_of_a_deviation_is_kept():
     tested = family("S2", "x3^2;x1")
     direction = np.array([-1.0, 0.2 * tested.scale[0] / tested.scale[1]])
