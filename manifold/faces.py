@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from manifold.errors import InfeasibleMomentsError, NotConvergedError, TooLargeError
 from manifold.expressions import complex_pairs
@@ -20,6 +21,11 @@ from manifold.moment_body import Certificate, ascend
 from manifold.monomials import Monomials
 from manifold.polynomials import expand
 from manifold.spaces import Space, Torus
+
+APART = 1e-4  # points and moduli that ascents leave further apart are two
+SEEN = 1e-6  # of the size of a monomial on the face: less is what ascents have left
+TURNED = 1e-3  # of a phase that should stand still along a torus
+NOTHING = 1e-9  # of a direction or coefficient: rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +122,10 @@ def exposed_face(space: Space, monomials: Monomials, direction: np.ndarray, *, s
     support = float(values.max())
     points = ends[values > support - 1e-11 * abs(support) - 1e-14].numpy()
     table = monomials.values(torch.as_tensor(points)).numpy()
-    clusters = _distinct(points, 1e-4)
+    clusters = _distinct(points, APART)
     if len(clusters) <= 64 and len(points) >= 3 * len(clusters):
         points, table = points[clusters], table[clusters]
-        constants = np.where(np.ptp(table, axis=0) < 1e-6, table[0], np.nan)
+        constants = np.where(np.ptp(table, axis=0) < SEEN, table[0], np.nan)
         return Face(direction, support, 0, points, np.flatnonzero(np.isnan(constants)), constants)
     return _torus(space, monomials, direction, support, points)
 
@@ -146,7 +152,7 @@ def _torus(
     alone = [i for i in range(space.ambient) if i not in paired]
     z = points[:, [p[0] for p in pairs]] + 1j * points[:, [p[1] for p in pairs]]
     moduli = np.abs(z)
-    if np.ptp(moduli, axis=0).max(initial=0) > 1e-4 or np.ptp(points[:, alone], axis=0).max(initial=0) > 1e-4:
+    if (np.ptp(np.column_stack([moduli, points[:, alone]]), axis=0) > APART).any():
         raise failure
     modulus = moduli.mean(0)
     powers, coefficients, owner = expand(monomials, pairs, alone)
@@ -154,12 +160,11 @@ def _torus(
     frequencies = powers[:, :count] - powers[:, count : 2 * count]
     size = np.prod(modulus ** (powers[:, :count] + powers[:, count : 2 * count]), axis=1)
     size = size * np.prod(points[0, alone] ** powers[:, 2 * count :], axis=1)
-    present = (size * np.abs(coefficients) > 1e-6) & frequencies.any(1)
-    active = frequencies[present & (np.abs(direction[owner]) > 1e-9)]
-    there = modulus > 1e-4
-    theta = np.where(there, np.angle(z), 0.0)
+    active = frequencies[(size * np.abs(coefficients) > SEEN) & (np.abs(direction[owner]) > NOTHING)]
+    there = modulus > APART
+    theta = np.angle(z) * there
     turned = np.exp(1j * theta @ active.T)
-    if np.abs(turned - turned[0]).max(initial=0) > 1e-3:
+    if (np.abs(turned - turned[0]) > TURNED).any():
         raise failure
     basis, inverse = integer_kernel(active, there)
     values = coefficients * size * np.exp(1j * frequencies @ theta[0])
@@ -169,13 +174,14 @@ def _torus(
         terms: dict[tuple, complex] = {}
         for t in np.flatnonzero(owner == i):
             key, value = tuple(int(m) for m in reduced[t]), values[t]
-            if next((m for m in key if m), 0) < 0:  # Re z = Re conj z
-                key, value = tuple(-m for m in key), np.conj(value)
+            mirrored = tuple(-m for m in key)
+            if key < mirrored:  # Re z = Re conj z
+                key, value = mirrored, np.conj(value)
             terms[key] = terms.get(key, 0) + value
-        vary = {k: v for k, v in terms.items() if any(k) and abs(v) > 1e-9}
+        vary = {k: v for k, v in terms.items() if any(k) and abs(v) > NOTHING}
         if not vary:
             constants[i] = sum(v.real for v in terms.values())
-        elif len(vary) > 1 or abs(terms.get((0,) * basis.shape[1], 0)) > 1e-9:
+        elif len(vary) > 1 or abs(terms.get((0,) * basis.shape[1], 0)) > NOTHING:
             raise failure
         else:
             free.append(i)
@@ -275,9 +281,7 @@ def _fit_points(family: MaxEntFamily, moments: np.ndarray, face: Face, error: fl
     target = moments[face.free] / family.scale[face.free]
     lam = np.zeros(table.shape[1])
     for _ in range(200):
-        logits = table @ lam
-        weights = np.exp(logits - logits.max())
-        weights /= weights.sum()
+        weights = softmax(table @ lam)
         gradient = weights @ table - target
         covariance = (table * weights[:, None]).T @ table - np.outer(weights @ table, weights @ table)
         step = np.linalg.lstsq(covariance, gradient, rcond=1e-10)[0]

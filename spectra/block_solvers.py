@@ -288,6 +288,6 @@ def norm_bound(
         image = operator.apply(basis[:, -1:])
         images = torch.cat([images, image], dim=1)
         v = operator.apply(image)
-    estimate = float(torch.linalg.svdvals(images)[0]) if images.shape[1] else 0.0
+    estimate = float(torch.linalg.svdvals(images)[0])
     complete = basis.shape[1] >= size
     return (estimate if complete else estimate / math.sqrt(1 - eps)), estimate

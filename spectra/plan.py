@@ -451,8 +451,10 @@ def _span_spectrum(
     leak: float | None = float(restricted.leak(found.vectors).max()) if space.rank else 0.0
     tilt = restricted.tilt_error(norm_bound(full, seed=seed)[0]) if space.tilt else 0.0
     found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
-    if not np.isfinite(tilt):  # T_R itself is not known, so nothing is said about what leaves it
-        found, leak = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT), None
+    if not np.isfinite(tilt):
+        found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
+    if found.missing or not found.converged:  # nothing is said about what leaves a space that is not known
+        leak = None
     return SpectrumResult(
         plan, found, space.rank, space.gap, deflated.removed, leak,
         lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,

@@ -200,6 +200,8 @@ class RestrictedVariation(DenseOperator):
         norm : float
             Of the full operator.
         """
+        if not np.isfinite(self.space.tilt):
+            return float("inf")
         leak = float(torch.linalg.matrix_norm(self._outside, 2)) if self.dimension else 0.0
         return 2 * self.space.tilt * leak + 2 * self.space.tilt**2 * norm
 

@@ -1,6 +1,7 @@
 """Records of learning curves that are power laws by construction: every number is known."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -295,9 +296,12 @@ def test_the_second_term_in_bounds_of_its_test():
     assert found["second_term_dominates_as_eps_to_0"] is False
 
 
-def test_weyl_counts_of_the_circle():
+@pytest.mark.parametrize("cutoff", [None, 36.0])
+def test_weyl_counts_of_the_circle(cutoff):
     """Functions with frequency up to f: 1 + 2 floor(f / m) beside the main term 2 f / m."""
     plan = make_plan(SpectralSpace.parse("T1"), ["trivial", "Z3"], samples=[64, 128], trials=2, draws=2)
+    if cutoff is not None:
+        plan = replace(plan, cutoffs=np.full((2, 2), cutoff))
     found = weyl_records(plan)
     assert len(found) == 8
     for place, one in enumerate(found):

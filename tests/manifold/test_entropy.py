@@ -211,3 +211,12 @@ def test_as_few_points_as_neighbours_have_no_value():
     assert np.isfinite(kozachenko_leonenko(Sphere(1), points, neighbours=2).value)
     for neighbours in (3, 4, 5, 6):
         assert kozachenko_leonenko(Sphere(1), points, neighbours=neighbours).value == -np.inf
+
+
+def test_opposite_points_are_half_a_circle_apart():
+    """Rounding makes some of these chords longer than 2."""
+    points = np.random.default_rng(0).standard_normal((300, 3))
+    points /= np.linalg.norm(points, axis=1)[:, None]
+    assert (np.linalg.norm(points - -points, axis=1) > 2).any()
+    found = np.diagonal(distances(Sphere(2), np.concatenate([points, -points])), 300)
+    assert found == pytest.approx(np.full(300, np.pi), abs=1e-7)

@@ -222,6 +222,9 @@ def test_four_points_have_exponential_weights():
     deep = fit_on_face(tested, [1.0, 1 - 1e-5, 0.0], face)  # next to one of them: long steps are cut
     assert deep.weights.max() == pytest.approx(1 - 1e-5, abs=1e-9)
     assert deep.weights @ face.points == pytest.approx([1 - 1e-5, 0], abs=1e-7)
+    for outside in ([1.2, 0.0], [0.0, 1.2]):  # one of both is met
+        with pytest.raises(NotConvergedError, match="on 4 points"):
+            fit_on_face(tested, [1.0, *outside], face)
 
 
 def test_moments_inside_touch_no_face_and_beyond_are_separated():
@@ -251,6 +254,24 @@ def test_small_parts_of_a_direction_are_left_out(noise, sign):
     other = sign * noise * tested.scale[0] / tested.scale[1]
     face = touching_face(tested, np.array([0.0, 0.3]), np.array([-1.0, other]))
     assert face.direction.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(("gap", "known"), [(2e-14, True), (-2e-14, True), (1e-13, False), (-1e-13, None)])
+def test_moments_touch_within_a_rounding_of_their_deviation(gap, known):
+    """1e-13 of the deviation 0.298 of x3^2, on both sides of the face at zero."""
+    tested = family("S2", "x3^2;x1")
+    moments = np.array([gap, 0.3])
+    if known is None:
+        with pytest.raises(InfeasibleMomentsError):
+            touching_face(tested, moments, np.array([-1.0, 0.0]))
+    else:
+        assert (touching_face(tested, moments, np.array([-1.0, 0.0])) is not None) is known
+
+
+def test_a_part_of_a_fifth_of_a_deviation_is_kept():
+    tested = family("S2", "x3^2;x1")
+    direction = np.array([-1.0, 0.2 * tested.scale[0] / tested.scale[1]])
+    assert touching_face(tested, np.array([0.0, 0.3]), direction) is None
 
 
 def test_a_face_without_a_chart_is_said_to_be_one():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from manifold.errors import InputError
+from spectra import block_solvers
 from spectra.block_solvers import ENDS, _Pairs, _Search, block_spectrum, norm_bound
 from spectra.eigen import Reason, power_norm
 from spectra.ritz_basis import RitzBasis
@@ -472,10 +473,11 @@ def test_the_certificate_adds_what_a_vector_mixes(tol, converged):
     assert not search._certified(basis, pairs, False).converged
 
 
-def test_a_search_goes_on_as_long_as_it_finds_copies():
+def test_a_search_goes_on_as_long_as_it_finds_copies(monkeypatch):
     """Two of three copies are missing at each end, and one Krylov space meets one of them."""
     values = [-4.0] * 3 + [-3.0, -2.0, -1.9, -1.8, -1.7, -1.6] + list(np.linspace(-1, 1, 72))
     values = np.array(values + [1.6, 1.7, 1.8, 1.9, 2.0, 3.0] + [4.0] * 3)
+    monkeypatch.setattr(block_solvers, "CHECK", 14)  # too few for rounding to bring the next copy with it
     operator = diagonal(*values)
     start = units(90, 0, *range(3, 9), *range(81, 87), 89)
     found = block_spectrum(operator, 3, tol=1e-8, start=start)
@@ -485,8 +487,8 @@ def test_a_search_goes_on_as_long_as_it_finds_copies():
 
 def test_signs_are_proved_by_default():
     found = block_spectrum(diagonal(*np.linspace(-0.3, 0.5, 90)), 3)
-    assert found.counts.negative >= 3
-    assert found.counts.positive >= 3
+    assert min(found.at_least) > 3  # by all Ritz values, not those that are listed alone
+    assert found.counts.negative == found.at_least[0]
     wide = block_spectrum(diagonal(*np.linspace(-0.3, 0.5, 90)), 3, uncertainty=1.0)
     assert wide.at_least == (0, 0)
 
