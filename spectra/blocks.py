@@ -313,9 +313,9 @@ def blocked_spectrum(
     values = np.sort(values)
     norm = float(np.abs(values).max(initial=0.0))
     bound = dropped + spoilt + changed + arithmetic(structure.products, norm)
-    errors = np.full(len(values), bound)
+    errors, enough = np.full(len(values), bound), bound <= useful * norm
     return Spectrum(
         values, errors, errors, torch.zeros(len(values), 0, dtype=torch.float64), len(values), norm, True,
-        "frequency blocks", operator.matvecs, bound <= useful * norm,
-        Reason.BLOCKS if bound <= useful * norm else Reason.COUPLED,
+        "frequency blocks", operator.matvecs, enough,
+        Reason.BLOCKS if enough else Reason.COUPLED,
     )  # fmt: skip

@@ -102,8 +102,8 @@ def complement(fields: Tensor, *, keep: Tensor, sizes: Tensor | None = None) -> 
     for i in range(count):
         direction, length = _cleared(fields[:, i], found)
         whole = fields[:, i].norm(dim=1)
-        fresh = length > DEPENDENT * whole.clamp_min(1e-300)
-        direction = torch.where(fresh[:, None], direction / length.clamp_min(1e-300)[:, None], 0.0)
+        fresh = length > DEPENDENT * whole
+        direction = torch.where(fresh[:, None], direction / length[:, None], 0.0)
         found = torch.cat([found, direction[:, None]], dim=1)
         if bool(fresh.any()):
             rounded = whole if sizes is None else torch.maximum(whole, sizes)

@@ -119,11 +119,11 @@ def frequency_blocks(
     alive = lengths > VANISHED * lengths.max(initial=0.0)
     power = np.zeros((q, task.group.order))
     np.add.at(power, (slice(None), frequency), points[:, -width:] ** 2)
-    carries = power > (cut**2 * power.sum(1, keepdims=True)).clip(1e-300)
+    carries = alive[:, None] & (power > cut**2 * power.sum(1, keepdims=True))
     first_layer = points.shape[1] - width
     structure = _components(carries, alive, first_layer, frequency)
-    several = alive & (carries.sum(1) > 1)
-    if structure.products <= largest or not 0 < several.sum() * first_layer <= BORDER_LIMIT:
+    several = carries.sum(1) > 1
+    if structure.products <= largest or several.sum() * first_layer > BORDER_LIMIT:
         return structure
     return _components(carries, alive, first_layer, frequency, border=several)
 

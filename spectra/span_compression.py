@@ -84,7 +84,7 @@ class SpanBasis:
         cut = len(metric) * EPS * float(sizes.max(initial=0.0))
         # Of a symmetric matrix the transpose is the column-major array that LAPACK works in, without a copy.
         factor, order, rank, _ = lapack.dpstrf(metric.numpy().T, tol=cut, lower=1, overwrite_a=1)
-        self.rank = int(rank) if cut > 0 else 0
+        self.rank = int(rank)
         self.order = torch.as_tensor(order.astype(np.int64) - 1)
         whole = self.rank == len(metric)
         self.triangle = factor if whole else np.asfortranarray(factor[: self.rank, : self.rank])

@@ -81,19 +81,21 @@ def tangent_space(
     reached = int((rows > 0).sum()) if space is None else space.dimension
     bound = min(reached, gradients.shape[1] if functions is None else functions)
     clear = rows > (CLEAR * noise).clamp_min(SMALLEST)
+    empty = TangentSpace(gradients[:, :0], bound, 0.0, 0.0)
     if not bool(clear.any()):
-        return TangentSpace(gradients[:, :0], bound, 0.0, 0.0)
+        return empty
     level = float((noise[clear] / rows[clear]).max())
     even = torch.where(clear[:, None], gradients / torch.where(clear, rows, 1.0)[:, None], 0.0)
     left, sizes, _ = torch.linalg.svd(even, full_matrices=False)
     rank = min(int((sizes > max(gradients.shape) * level * float(sizes[0])).sum()), bound)
-    gap = float(sizes[rank] / sizes[rank - 1]) if 0 < rank < len(sizes) else 0.0
+    if not rank:
+        return empty
+    gap = float(sizes[rank] / sizes[rank - 1]) if rank < len(sizes) else 0.0
     if space is not None and rank == space.dimension:
         eye = torch.eye(rank, dtype=gradients.dtype, device=gradients.device)
         return TangentSpace(space.lift(eye), rank, gap, space.tilt)
     # A left vector is known to the noise over its share of the largest singular value.
-    last = float(sizes[rank - 1]) if rank else 1.0
-    blur = torch.where(clear, level * float(sizes[0]) * rows, gradients.shape[1] ** 0.5 * noise) / last
+    blur = torch.where(clear, level * sizes[0] * rows, gradients.shape[1] ** 0.5 * noise) / sizes[rank - 1]
     basis, tilt = _graded_span((rows[:, None] * left[:, :rank]).cpu().numpy(), blur.cpu().numpy())
     return TangentSpace(torch.as_tensor(basis, device=gradients.device), bound, gap, tilt)
 
@@ -133,11 +135,7 @@ def _graded_span(columns: np.ndarray, blur: np.ndarray) -> tuple[np.ndarray, flo
     With ``columns = Q R``, a change E of the columns turns their span by ``|(1 - Q Q^T) E R^{-1}|``; it is
     taken of one random E whose rows have the sizes ``blur``, with a safety factor.
     """
-    if not columns.size:
-        return columns, 0.0
-    order = np.argsort(
-        -np.abs(columns).max(1), kind="stable"
-    )  # large rows first: small ones keep their digits
+    order = np.argsort(-np.abs(columns).max(1), kind="stable")  # large first: small ones keep their digits
     q, r, pivots = scipy.linalg.qr(columns[order], mode="economic", pivoting=True)
     basis = np.empty_like(q)
     basis[order] = q

@@ -186,6 +186,16 @@ def mutants(text: str) -> Iterator[Mutant]:
         yield Mutant(node.lineno, before, after, source)
 
 
+def _heads(text: str) -> dict[int, int]:
+    """Lines where functions begin, up to their first statement, and the line of that: defaults act there."""
+    found = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[min(len(node.body) - 1, int(ast.get_docstring(node) is not None))].lineno
+            found |= dict.fromkeys(range(node.lineno, first), first)
+    return found
+
+
 def _functions(owner: dict, path: str = "") -> Iterator[tuple[str, types.FunctionType]]:
     """All plain functions of a namespace and of the classes in it, with their paths."""
     module = owner.get("__name__")
@@ -279,13 +289,13 @@ class Mutation:
         items = session.items
         reached, seconds = self._watched_apart(items)
         name = ".".join(self.file.relative_to(ROOT).with_suffix("").parts)
-        module, known = importlib.import_module(name), sorted(reached)
+        module, known, heads = importlib.import_module(name), sorted(reached), _heads(self.file.read_text())
         tried, late, survivors, start = 0, 0, [], time.monotonic()
         for mutant in mutants(self.file.read_text()):
             if self.lines is not None and mutant.line not in self.lines:
                 continue
             tried += 1
-            near = [line for line in known if line <= mutant.line]
+            near = [line for line in known if line <= heads.get(mutant.line, mutant.line)]
             there = reached[near[-1]] if near else set(range(len(items)))
             chosen, total = [], 0.0
             for number in sorted(there, key=seconds.__getitem__):

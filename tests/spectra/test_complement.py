@@ -57,6 +57,86 @@ def test_directions_that_nearly_depend_turn_the_space():
     assert 1e-9 < complement(directions, keep=everything()).tilt < 1e-6
 
 
+@pytest.mark.parametrize(("left", "removed"), [(0.9e-12, 1), (1.1e-12, 2)])
+def test_a_direction_counts_from_1e_minus_12_of_its_size_beside_the_others(left, removed):
+    directions = torch.zeros(1, 2, 4, dtype=torch.float64)
+    directions[0, 0, 1] = 5
+    directions[0, 1, 1:3] = torch.tensor([-3, 3 * left])
+    space = complement(directions, keep=torch.ones(1, 4, dtype=torch.bool))
+    assert space.dimension == 4 - removed
+    assert (directions[0, :removed] @ space.lift(eye(4 - removed))).abs().max() < 1e-16
+
+
+def test_the_tilt_is_the_rounding_of_a_direction_over_what_is_left_of_it():
+    directions = torch.zeros(3, 2, 4, dtype=torch.float64)
+    directions[:, 0, 0] = torch.tensor([1.0, -1.0, 0.5])
+    directions[:, 1, 0], directions[:, 1, 2] = 1.0, torch.tensor([1e-2, 1e-3, 1e-1])
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    unit = 8 * 2.0**-52  # eight units in the last place of the larger of both sizes
+    assert complement(directions, keep=keep).tilt == pytest.approx(1e3 * unit, rel=1e-5, abs=0)
+    assert complement(directions[:, :1], keep=keep).tilt == unit
+    sizes = torch.tensor([0.5, 0.25, 40.0], dtype=torch.float64)
+    assert complement(directions, keep=keep, sizes=sizes).tilt == pytest.approx(1e3 * unit, rel=1e-5, abs=0)
+    sizes[0] = 40.0
+    assert complement(directions, keep=keep, sizes=sizes).tilt == pytest.approx(
+        40 / 1e-2 * unit, rel=1e-5, abs=0
+    )
+    assert complement(0 * directions, keep=keep, sizes=sizes).tilt == 0.0
+    assert complement(directions[:, :0], keep=keep).tilt == 0.0
+    directions[0] = 0  # nothing to take out of one particle: the others have their rounding still
+    assert complement(directions[:, :1], keep=keep).tilt == unit
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_directions_along_the_axes_leave_the_others_as_they_are(sign):
+    directions = torch.zeros(1, 2, 4, dtype=torch.float64)
+    directions[0, 0, 1], directions[0, 1, 3] = 2 * sign, -3 * sign
+    space = complement(directions, keep=torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(space.lift(eye(2)), eye(4)[:, [0, 2]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_direction_next_to_an_axis_is_reflected_without_cancellation(sign):
+    directions = torch.tensor([[[1e-4, sign, 0.0]]], dtype=torch.float64)
+    lifted = complement(directions, keep=torch.ones(1, 3, dtype=torch.bool)).lift(eye(2))
+    assert (directions[0] @ lifted).abs().max() < 1e-15
+
+
+def test_a_small_angle_between_directions_costs_no_orthogonality():
+    directions = fields(3)
+    directions[:, 1] = directions[:, 0] + 1e-7 * directions[:, 1]
+    directions[:, 2] = directions[:, 1] - 1e-9 * directions[:, 2]
+    space = complement(directions, keep=everything())
+    lifted = space.lift(eye(space.dimension))
+    assert space.dimension == Q * (D - 3)
+    torch.testing.assert_close(lifted.T @ lifted, eye(space.dimension), rtol=0, atol=1e-14)
+    assert (torch.block_diag(*directions.mT).T @ lifted).abs().max() < 1e-14
+
+
+def test_the_pivot_is_the_largest_entry_that_is_still_there():
+    directions = torch.tensor([[[1e-9, 1.0, 1e-9, -0.6]]], dtype=torch.float64)
+    keep = torch.tensor([[True, True, True, False]])
+    directions = directions * keep
+    space = complement(directions, keep=keep)
+    assert space.inside.tolist() == [0, 2]
+    found = space.to(torch.float32)
+    assert found.reflectors.dtype == torch.float32
+    assert (found.inside is space.inside, found.tilt) == (True, space.tilt)
+
+
+def test_the_complement_of_symmetries_knows_the_sizes_of_the_particles():
+    """A field along c of a particle whose c is small is rounded at the size of the particle."""
+    task = GroupTask(FiniteAbelianGroup((5,)), loss="mse", centred=True)
+    points = fields(1)[:, 0].repeat(1, 2)[:, : task.dimension]
+    points[0, 4:8] = points[0, :4] * 1e-7
+    at = task.linearise(ParticleMeasure(points))
+    known = at.symmetry_fields()
+    found = complement_of_symmetries(at)
+    expected = complement(known, keep=torch.ones_like(points, dtype=torch.bool), sizes=points.norm(dim=1))
+    assert found.tilt == expected.tilt
+    assert found.dimension == expected.dimension == points.numel() - known.shape[1] * len(points)
+
+
 def test_coordinates_that_are_not_kept_are_not_there():
     keep = everything()
     keep[1] = False

@@ -1,5 +1,7 @@
 """Certified counts and the plan's choice of solver, against dense spectra."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ import torch
 from manifold.errors import TooLargeError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra import inertia
 from spectra.block_solvers import block_spectrum
+from spectra.complement import complement
 from spectra.constructions import f6
+from spectra.eigen import Reason, Spectrum
 from spectra.functionals import Decayed
 from spectra.group_task import LOSSES, GroupTask
 from spectra.inertia import local_eigenvalues, with_local_bounds
@@ -105,3 +110,65 @@ def test_complete_spectra_that_do_not_fit_dense_come_from_blocks():
         not result.spectrum.complete
         or np.abs(result.spectrum.eigenvalues - exact).max() <= (result.spectrum.errors[0])
     )
+
+
+EPS = 2.0**-52
+
+
+def listed(values, *, dimension, norm=2.0, **more):
+    """A spectrum of which only these values were computed, exactly."""
+    values, exact = np.array(values), np.zeros(len(values))
+    empty = torch.zeros(dimension, 0)
+    return Spectrum(
+        values, exact, exact, empty, dimension, norm, False, "test", 0, True, Reason.KRYLOV, **more
+    )
+
+
+def local(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_the_local_part_bounds_what_was_not_computed():
+    found = with_local_bounds(listed([1.0], dimension=9, null=1), local(-5, -1, 0, 0, 0, 1, 2, 3, 4))
+    assert found.at_most == (4, None)  # of five that may be negative one is zero
+    assert found.at_least == (0, 4)
+    assert found.lowest == -5 - 16 * EPS * 3 * 5  # the local part is larger than what was computed
+    assert (found.counts.negative, found.counts.positive, found.counts.most_negative) == (0, 4, 4)
+
+
+def test_local_eigenvalues_count_beyond_rounding_of_the_larger_of_both():
+    unit = 16 * EPS * 2 * 8  # four dimensions, norm 8
+    base = listed([1.0], dimension=4, norm=8.0, at_least=(1, 0), at_most=(None, 3))
+    found = with_local_bounds(base, local(-1, -0.9 * unit, 0.9 * unit, 1.1 * unit))
+    assert (found.at_least, found.at_most) == ((1, 1), (3, 3))
+    assert found.lowest == pytest.approx(-1 - unit, rel=1e-16, abs=0)
+    wide = with_local_bounds(base, local(-1, -0.9 * unit, 0.9 * unit, 1.1 * unit), uncertainty=0.5)
+    assert (wide.at_least, wide.at_most, wide.lowest) == ((1, 0), (4, 3), pytest.approx(-1.5))
+    proved = with_local_bounds(listed([1.0], dimension=4, at_least=(0, 2)), local(-1, -1, -1, 1))
+    assert proved.at_least == (0, 2)
+    all_null = with_local_bounds(listed([], dimension=2, null=2), local(1, 1))
+    assert all_null.at_most == (0, None)
+
+
+def test_no_local_part_proves_nothing():
+    found = with_local_bounds(listed([], dimension=0), local())
+    assert (found.at_least, found.at_most, found.lowest) == ((0, 0), (0, None), None)
+
+
+def test_local_eigenvalues_are_those_of_every_neuron_where_they_fit(monkeypatch):
+    rng = np.random.default_rng(0)
+    blocks = torch.as_tensor(rng.standard_normal((3, 4, 4)))
+    blocks = blocks + blocks.mT
+    at = SimpleNamespace(measure=SimpleNamespace(points=torch.zeros(3, 4)), local_blocks=lambda: blocks)
+    expected = np.sort(np.concatenate([np.linalg.eigvalsh(block) for block in blocks.numpy()]))
+    found = local_eigenvalues(at)
+    assert (found.shape, found.dtype) == ((12,), torch.float64)
+    assert np.allclose(np.sort(found.numpy()), expected, atol=1e-14)
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[:, 1:] = False
+    space = complement(torch.zeros(3, 0, 4, dtype=torch.float64), keep=keep)
+    assert torch.equal(local_eigenvalues(at, space), blocks[:, 0, 0])
+    monkeypatch.setattr(inertia, "LOCAL_BYTES", 4 * 8 * 3 * 16)  # the blocks and three tables of their size
+    assert local_eigenvalues(at) is not None
+    monkeypatch.setattr(inertia, "LOCAL_BYTES", 4 * 8 * 3 * 16 - 1)
+    assert local_eigenvalues(at) is None

@@ -1,15 +1,18 @@
 """Counts by factorisation against eigenvalues."""
 
+import numpy as np
 import pytest
 import torch
 
 from manifold.errors import TooLargeError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra import sylvester
+from spectra.assembly import Assembly
 from spectra.block_solvers import norm_bound
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
-from spectra.sylvester import _Defect, count_signs
+from spectra.sylvester import _Defect, _inertia, _to_eliminate, count_signs
 from spectra.variation import DeflatedVariation, DenseOperator, SecondVariation, SymmetricOperator
 
 
@@ -83,3 +86,131 @@ def test_an_inexact_factorisation_widens_the_band():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(TooLargeError, match="3 dimensions need"):
         count_signs(with_spectrum([1.0, 2.0, 3.0], 0), memory_limit=100)
+
+
+EPS = 2.0**-52
+
+
+class Diagonal(SymmetricOperator):
+    def __init__(self, *values):
+        self.values, self.dimension = torch.tensor(values, dtype=torch.float64)[:, None], len(values)
+
+    def _apply(self, block):
+        return self.values * block
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(16 * 9, True), (16 * 9 - 1, False)])
+def test_matrix_and_factor_are_counted_against_the_memory(limit, fits):
+    operator = Diagonal(1.0, 2.0, -3.0)
+    if fits:
+        assert count_signs(operator, memory_limit=limit).negative == (1, 1)
+    else:
+        with pytest.raises(TooLargeError, match="3 dimensions need"):
+            count_signs(operator, memory_limit=limit)
+
+
+def test_an_eliminated_c_needs_no_memory():
+    task = GroupTask(FiniteAbelianGroup((3,)), centred=True)
+    points = torch.as_tensor(np.random.default_rng(0).standard_normal((9, task.dimension)))
+    operator = SecondVariation(task.linearise(ParticleMeasure(points)))
+    rest = 2 * operator.dimension // 3
+    assert _to_eliminate(operator) is not None
+    assert count_signs(operator, memory_limit=16 * rest**2).dimension == 54
+    with pytest.raises(TooLargeError, match=f"{rest} dimensions"):
+        count_signs(operator, memory_limit=16 * rest**2 - 1)
+
+
+def test_the_band_is_64_times_the_rounding_and_what_is_uncertain():
+    operator = Diagonal(-4.0, 1.0, 2.0, 3.0)
+    rounding = 16 * EPS * 2 * 4
+    found = count_signs(operator)
+    assert found.shift == pytest.approx(64 * rounding, rel=1e-6, abs=0)
+    assert rounding <= found.error < 2 * rounding
+    assert found.dimension == 4
+    wide = count_signs(operator, uncertainty=1e-3)
+    assert wide.shift == pytest.approx(64e-3, rel=1e-6)
+    assert wide.error == pytest.approx(1e-3, rel=1e-6)
+    near = count_signs(Diagonal(-4.0, 0.05, 2.0, 3.0), uncertainty=1e-3)
+    assert (near.negative, near.positive) == ((1, 2), (2, 3))
+
+
+def test_known_zeros_are_in_no_count():
+    found = count_signs(Diagonal(-4.0, 0.0, 0.0, 0.0, 1.0, 2.0), null=2)
+    assert (found.negative, found.positive) == ((1, 2), (2, 3))
+
+
+def test_the_zero_operator_has_no_signs():
+    found = count_signs(Diagonal(0.0, 0.0, 0.0))
+    assert (found.negative, found.positive, found.shift, found.error) == ((0, 0), (0, 0), 0.0, 0.0)
+    assert found.dimension == 3
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_an_inexact_factorisation_is_paid_by_the_band(side, monkeypatch):
+    """At one of both shifts the factor is that of a matrix moved by 1e-3."""
+    factored = sylvester._factored
+
+    def wrong(matrix, shift):
+        return factored(matrix + 1e-3 * torch.eye(5, dtype=torch.float64) * (shift * side > 0), shift)
+
+    monkeypatch.setattr(sylvester, "_factored", wrong)
+    found = count_signs(Diagonal(-4.0, -2e-3, 1e-1, 2.0, 3.0))
+    assert 9e-4 < found.error < found.shift < 2e-2
+    # At a shift of nothing the defect of -2e-3 is -2e-3 - (-2e-3)^2 / (-2e-3 + 1e-3) = 2e-3.
+    assert found.shift == pytest.approx(4 * 2e-3, rel=1e-6)
+    assert (found.negative, found.positive) == ((1, 2), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("block", "negative"),
+    [
+        ([[1.0, 2.0], [2.0, -3.0]], 1),
+        ([[-2.0, 1.0], [1.0, -3.0]], 2),
+        ([[2.0, 1.0], [1.0, 3.0]], 0),
+        ([[0.2, 0.1], [0.1, 0.3]], 0),
+        ([[0.25, 0.1], [0.1, 0.2]], 0),
+    ],
+)
+def test_the_inertia_of_pivots_of_both_sizes(block, negative):
+    """A block of size two between single pivots of both signs, and a second one of signs of its own."""
+    other = [[1.0, 2.0], [2.0, 3.0]]
+    parts = (torch.tensor(part, dtype=torch.float64) for part in ([[-1.0]], block, [[5.0]], other, [[7.0]]))
+    factor = torch.block_diag(*parts)
+    assert _inertia(factor, torch.tensor([1, -3, -3, 4, -6, -6, 7])) == 1 + negative + 1
+    assert int((torch.linalg.eigvalsh(factor) < 0).sum()) == 1 + negative + 1
+
+
+def test_the_band_knows_the_bound_of_the_norm_and_not_its_estimate():
+    operator = Diagonal(*np.linspace(-3, 4, 80))
+    bound, estimate = norm_bound(operator)
+    assert bound > 1.1 * estimate
+    found = count_signs(operator)
+    assert found.shift == pytest.approx(64 * 16 * EPS * 80**0.5 * bound, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("condition", "eliminated"), [(0.9e-6, False), (1.1e-6, True)])
+def test_c_is_eliminated_where_its_part_is_well_conditioned(condition, eliminated, monkeypatch):
+    task = GroupTask(FiniteAbelianGroup((3,)), centred=True)
+    points = torch.as_tensor(np.random.default_rng(0).standard_normal((4, task.dimension)))
+    full = SecondVariation(Decayed(task, 0.5).linearise(ParticleMeasure(points)))
+    outputs = torch.diag(torch.tensor([3.0, 2.0, 4 * condition - 0.5, 3.5], dtype=torch.float64))
+    build = Assembly.__init__
+
+    def made(self, at):
+        build(self, at)
+        self.outputs = outputs
+
+    monkeypatch.setattr(Assembly, "__init__", made)
+    assert (_to_eliminate(full) is not None) == eliminated
+    assert _to_eliminate(SecondVariation(full.at, parts=("local",))) is None
+    assert _to_eliminate(DeflatedVariation(full)) is None
+
+
+def test_the_defect_is_that_of_the_shifted_matrix():
+    operator = with_spectrum([-1.0, 0.5, 2.0], 0)
+    inverse = torch.diag(torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64))
+    shifted = operator.matrix - 0.3 * torch.eye(3, dtype=torch.float64)
+    expected = shifted - shifted @ inverse @ shifted
+    found = _Defect(operator, 0.3, lambda block: inverse @ block)
+    torch.testing.assert_close(found.apply(torch.eye(3, dtype=torch.float64)), expected)
+    assert found.device == operator.device

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from manifold.errors import InputError, NotConvergedError
 from manifold.groups import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
+from spectra import variation
 from spectra.block_solvers import block_spectrum
 from spectra.eigen import dense_spectrum
 from spectra.flow import FixedPointKind, gradient_flow, refine
@@ -18,12 +19,13 @@ from spectra.functionals import Decayed, PotentialFunctional
 from spectra.group_task import GroupTask
 from spectra.plan import compute_spectrum, plan_spectrum
 from spectra.potentials import group_monomials
-from spectra.tangent import tangent_space
+from spectra.tangent import TangentSpace, tangent_space
 from spectra.variation import (
     DeflatedVariation,
     DenseOperator,
     RestrictedVariation,
     SecondVariation,
+    SymmetricOperator,
     flat_operator,
 )
 from tests import oracles
@@ -290,3 +292,179 @@ def test_the_gap_of_a_rank_is_the_first_size_dropped_over_the_last_kept(sizes, r
     assert space.gap == pytest.approx(float(expected[rank] / expected[rank - 1]), rel=1e-3)
     assert tangent_space(gradients[:, :2]).gap == 0.0  # nothing was dropped
     assert tangent_space(0 * gradients).rank == 0
+
+
+# -- operators, entry by entry --------------------------------------------------------------------------
+
+
+class Matrix(SymmetricOperator):
+    """A matrix, symmetric or not, by its products only."""
+
+    def __init__(self, matrix):
+        self.matrix, self.dimension, self.calls = matrix, len(matrix), []
+
+    def _apply(self, block):
+        self.calls.append(block.shape[1])
+        return self.matrix @ block
+
+
+def table(*shape, seed=0):
+    return torch.as_tensor(np.random.default_rng(seed).standard_normal(shape))
+
+
+def weighted(q=3, *, equal=False, seed=0, orders=(3,), **options):
+    task = GroupTask(FiniteAbelianGroup(orders), **options)
+    weights = None if equal else torch.linspace(0.1, 0.7, q, dtype=torch.float64)
+    return task, ParticleMeasure(table(q, task.dimension, seed=seed), weights)
+
+
+def test_products_are_counted_and_their_shape_is_checked():
+    operator = Matrix(table(4, 4))
+    operator.apply(table(4, 3))
+    operator.apply(table(4, 2))
+    assert (operator.matvecs, operator.calls) == (5, [3, 2])
+    empty = torch.zeros(4, 0, dtype=torch.float64)
+    assert operator.apply(empty) is not empty
+    assert operator.apply(empty).shape == (4, 0)
+    assert operator.calls == [3, 2]
+    for wrong in (table(3, 1), table(4), table(4, 1, 1)):
+        with pytest.raises(InputError, match="block: expected shape"):
+            operator.apply(wrong)
+    assert operator.device == torch.device("cpu")
+
+
+def test_matrices_are_assembled_in_chunks_and_made_symmetric():
+    operator = Matrix(table(260, 260))
+    torch.testing.assert_close(operator.dense(), 0.5 * (operator.matrix + operator.matrix.T), rtol=0, atol=0)
+    assert operator.calls == [256, 4]
+    dense = DenseOperator(operator.matrix)
+    torch.testing.assert_close(dense.dense(), 0.5 * (operator.matrix + operator.matrix.T), rtol=0, atol=0)
+    torch.testing.assert_close(dense.apply(table(260, 2)), dense.matrix @ table(260, 2))
+    assert dense.dimension == 260
+
+
+def test_scipy_sees_the_same_operator():
+    operator = Matrix(table(4, 4))
+    seen = operator.linear_operator()
+    assert (seen.shape, seen.dtype) == ((4, 4), np.float64)
+    block = table(4, 3).numpy()
+    assert np.allclose(seen.matvec(block[:, 0]), operator.matrix.numpy() @ block[:, 0])
+    assert np.allclose(seen.matmat(block), operator.matrix.numpy() @ block)
+
+
+def test_particles_of_weight_zero_are_no_part_of_a_measure():
+    task, measure = weighted()
+    weights = measure.weights.clone()
+    weights[1] = 0
+    with pytest.raises(InputError, match="weight zero"):
+        SecondVariation(task.linearise(ParticleMeasure(measure.points, weights)))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("parts", [("interaction", "local"), ("interaction",), ("local",)])
+def test_the_second_variation_is_that_of_the_weighted_loss(equal, parts, monkeypatch):
+    """Second derivatives of H in the points are ``w_j (local) + w_j w_l (interaction)``: over the roots."""
+    task, measure = weighted(equal=equal)
+    at = task.linearise(measure)
+    size = measure.points.numel()
+
+    def value(points):
+        return task.linearise(ParticleMeasure(points.reshape(measure.points.shape), measure.weights)).value
+
+    step, eye = 1e-3, torch.eye(size, dtype=torch.float64)
+    flat = measure.points.reshape(-1)
+    hessian = torch.zeros(size, size, dtype=torch.float64)
+    for i in range(size):
+        for j in range(i + 1):
+            moves = [
+                one * two * value(flat + step * (one * eye[i] + two * eye[j]))
+                for one in (1, -1)
+                for two in (1, -1)
+            ]
+            hessian[i, j] = hessian[j, i] = sum(moves) / (4 * step**2)
+    root = measure.weights.repeat_interleave(task.dimension).sqrt()
+    whole = hessian / torch.outer(root, root)
+    local = torch.block_diag(*at.local_blocks())
+    expected = {"il": whole, "i": whole - local, "l": local}["".join(part[0] for part in parts)]
+    full = SecondVariation(at, parts=parts)
+    by_products = SymmetricOperator.dense(full)
+    assert (by_products - expected).norm() < 1e-5 * whole.norm()
+    torch.testing.assert_close(full.dense(), by_products, rtol=0, atol=1e-12 * float(whole.norm()))
+    assert full.full is full
+    monkeypatch.setattr(variation, "FIELD_BYTES", 8 * size * 2)  # two fields at once
+    block = table(size, 5)
+    torch.testing.assert_close(full.apply(block), by_products @ block)
+
+
+def test_fields_are_handed_on_in_chunks_of_bounded_memory(monkeypatch):
+    task, measure = weighted(equal=True)
+    full = SecondVariation(task.linearise(measure))
+    sizes, fields = [], SecondVariation._fields
+    monkeypatch.setattr(SecondVariation, "_fields", lambda s, b: sizes.append(b.shape[1]) or fields(s, b))
+    for limit, expected in ((16 * full.dimension, [2, 2, 1]), (1, [1] * 5), (2**22, [5])):
+        monkeypatch.setattr(variation, "FIELD_BYTES", limit)
+        full.apply(table(full.dimension, 5))
+        assert sizes == expected
+        sizes.clear()
+
+
+def test_gradients_are_weighted_by_the_root():
+    task, measure = weighted()
+    full = SecondVariation(task.linearise(measure))
+    gradients = table(3, 4, task.dimension)
+    found = full.weighted_gradients(gradients).reshape(3, task.dimension, 4)
+    for j in range(3):
+        torch.testing.assert_close(found[j], measure.weights[j] ** 0.5 * gradients[j].T)
+    torch.testing.assert_close(
+        full.weighted_gradients(), full.weighted_gradients(task.linearise(measure).potential_gradients())
+    )
+
+
+def test_what_leaves_a_space_and_what_a_tilt_costs():
+    task, measure = weighted()
+    full = SecondVariation(task.linearise(measure))
+    dense = full.dense()
+    basis = torch.linalg.qr(table(full.dimension, 6))[0]
+    restricted = RestrictedVariation(full, TangentSpace(basis, 6, 0.0, 1e-2))
+    outside = dense @ basis - basis @ (basis.T @ dense @ basis)
+    torch.testing.assert_close(restricted.matrix, basis.T @ dense @ basis)
+    vectors = table(6, 2)
+    torch.testing.assert_close(restricted.lift(vectors), basis @ vectors)
+    torch.testing.assert_close(restricted.leak(vectors), (outside @ vectors).norm(dim=0))
+    norm = float(torch.linalg.matrix_norm(dense, 2))
+    leak = float(torch.linalg.matrix_norm(outside, 2))
+    assert restricted.tilt_error(norm) == pytest.approx(2e-2 * leak + 2e-4 * norm, rel=1e-12)
+    # A space turned by that angle, in the worst direction that is seen at once: along what leaks.
+    away = torch.linalg.qr(outside)[0]
+    turned = np.cos(1e-2) * basis + np.sin(1e-2) * away
+    moved = torch.linalg.eigvalsh(turned.T @ dense @ turned) - torch.linalg.eigvalsh(restricted.matrix)
+    assert 0 < float(moved.abs().max()) <= restricted.tilt_error(norm)
+    empty = RestrictedVariation(full, TangentSpace(basis[:, :0], 6, 0.0, 1e-2))
+    assert empty.tilt_error(norm) == pytest.approx(2e-4 * norm)
+
+
+def test_a_deflated_operator_is_the_compressed_matrix():
+    task, measure = weighted()
+    full = SecondVariation(task.linearise(measure))
+    deflated = DeflatedVariation(full)
+    lifted = deflated.lift(torch.eye(deflated.dimension, dtype=torch.float64))
+    torch.testing.assert_close(deflated.dense(), lifted.T @ full.dense() @ lifted)
+    torch.testing.assert_close(
+        deflated.project(table(full.dimension, 2)), lifted.T @ table(full.dimension, 2)
+    )
+    assert deflated.removed == 3 * 3 == full.dimension - lifted.shape[1]
+    other = SecondVariation(task.linearise(measure), parts=("local",))
+    same = deflated.on(other)
+    assert torch.equal(same.space.inside, deflated.space.inside)
+    torch.testing.assert_close(same.dense(), lifted.T @ other.dense() @ lifted)
+    assert (deflated.device, full.device) == (measure.points.device,) * 2
+
+
+def test_the_flat_matrix_has_the_roots_of_both_weights():
+    task, measure = weighted()
+    at = task.linearise(measure)
+    kernel, weights = at.flat_kernel(), measure.weights
+    found = flat_operator(at).matrix
+    for j in range(3):
+        for k in range(3):
+            assert found[j, k] == pytest.approx(float((weights[j] * weights[k]) ** 0.5 * kernel[j, k]))
