@@ -17,6 +17,7 @@ from spectra.potentials import GroupPotentials, sampled_monomials
 
 ALIVE = 1e-3  # of the largest |z_j|: below it a neuron's cubic share is under 1e-9 of the largest one's
 TOLERANCE = 0.05
+CHUNK = 64  # neurons whose Jacobians are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +199,13 @@ def decoupling(subject: Subject, *, count: int = 100, seed: int = 0) -> dict[str
         radial, defect 0).
     """
     measure, jacobian_of = subject.measure, _sampled_jacobian(subject, count, seed)
-    coupling = 0.0
-    for low in range(0, len(measure), 64):  # the Jacobian of all neurons at once would not fit
-        part = slice(low, low + 64)
+
+    def metric(part: slice) -> torch.Tensor:
         jacobian = jacobian_of(measure.points[part])
-        coupling = coupling + torch.einsum("j,jid,jkd->ik", measure.weights[part], jacobian, jacobian)
+        return torch.einsum("j,jid,jkd->ik", measure.weights[part], jacobian, jacobian)
+
+    # The Jacobian of all neurons at once would not fit.
+    coupling = sum(metric(slice(low, low + CHUNK)) for low in range(0, len(measure), CHUNK))
     total = float(coupling.square().sum())
     diagonal = float(coupling.diagonal().square().sum())
     gradient = subject.objective.gradient(measure)

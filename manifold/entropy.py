@@ -129,11 +129,11 @@ def kozachenko_leonenko(
     -------
     EntropyEstimate
     """
-    weights = np.full(len(points), 1 / len(points)) if weights is None else np.asarray(weights, float)
+    weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     points, weights = merge_duplicates(space, np.asarray(points, float), weights)
     effective = float(1 / (weights**2).sum())
     k = neighbours or (1 if effective < 1000 else 4)
-    if len(points) < k + 2 or effective < k + 1.5:
+    if effective < k + 1.5:
         return EntropyEstimate(-math.inf, k, len(points), effective, math.nan)
     table = distances(space, points)
     np.fill_diagonal(table, np.inf)
@@ -157,7 +157,7 @@ def intrinsic_dimension(
 
     Only the heaviest points that carry 99 % of the weight are used.
     """
-    weights = np.full(len(points), 1 / len(points)) if weights is None else np.asarray(weights, float)
+    weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     points, weights = merge_duplicates(space, np.asarray(points, float), weights)
     order = np.argsort(-weights)
     heavy = order[: int(np.searchsorted(np.cumsum(weights[order]), 0.99)) + 1]
@@ -167,6 +167,6 @@ def intrinsic_dimension(
         return DimensionEstimate(math.nan, math.nan)
     table = distances(space, points)
     np.fill_diagonal(table, np.inf)
-    two = np.partition(table, 1, axis=1)[:, :2]
-    value = float((effective - 1) / effective / (weights @ np.log(two[:, 1] / two[:, 0])))
-    return DimensionEstimate(value, value / math.sqrt(max(effective - 2, 1)))
+    nearest, second, *_ = np.partition(table, 1, axis=1).T
+    value = float((effective - 1) / effective / (weights @ np.log(second / nearest)))
+    return DimensionEstimate(value, value / math.sqrt(effective - 2))

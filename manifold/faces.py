@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from manifold.errors import InfeasibleMomentsError, NotConvergedError, TooLargeError
 from manifold.expressions import complex_pairs
@@ -20,6 +21,11 @@ from manifold.moment_body import Certificate, ascend
 from manifold.monomials import Monomials
 from manifold.polynomials import expand
 from manifold.spaces import Space, Torus
+
+APART = 1e-4  # points and moduli that ascents leave further apart are two
+SEEN = 1e-6  # of the size of a monomial on the face: less is what ascents have left
+TURNED = 1e-3  # of a phase that should stand still along a torus
+NOTHING = 1e-9  # of a direction or coefficient: rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +120,12 @@ def exposed_face(space: Space, monomials: Monomials, direction: np.ndarray, *, s
     begin = space.uniform(384, generator=torch.Generator().manual_seed(seed))
     ends, values = ascend(space, monomials, direction, begin, steps=600)
     support = float(values.max())
-    spread = max(abs(support), 1e-300)
-    points = ends[values > support - 1e-11 * spread - 1e-14].numpy()
+    points = ends[values > support - 1e-11 * abs(support) - 1e-14].numpy()
     table = monomials.values(torch.as_tensor(points)).numpy()
-    clusters = _distinct(points, 1e-4)
+    clusters = _distinct(points, APART)
     if len(clusters) <= 64 and len(points) >= 3 * len(clusters):
         points, table = points[clusters], table[clusters]
-        constants = np.where(np.ptp(table, axis=0) < 1e-6, table[0], np.nan)
+        constants = np.where(np.ptp(table, axis=0) < SEEN, table[0], np.nan)
         return Face(direction, support, 0, points, np.flatnonzero(np.isnan(constants)), constants)
     return _torus(space, monomials, direction, support, points)
 
@@ -147,7 +152,7 @@ def _torus(
     alone = [i for i in range(space.ambient) if i not in paired]
     z = points[:, [p[0] for p in pairs]] + 1j * points[:, [p[1] for p in pairs]]
     moduli = np.abs(z)
-    if np.ptp(moduli, axis=0).max(initial=0) > 1e-4 or np.ptp(points[:, alone], axis=0).max(initial=0) > 1e-4:
+    if (np.ptp(np.column_stack([moduli, points[:, alone]]), axis=0) > APART).any():
         raise failure
     modulus = moduli.mean(0)
     powers, coefficients, owner = expand(monomials, pairs, alone)
@@ -155,28 +160,28 @@ def _torus(
     frequencies = powers[:, :count] - powers[:, count : 2 * count]
     size = np.prod(modulus ** (powers[:, :count] + powers[:, count : 2 * count]), axis=1)
     size = size * np.prod(points[0, alone] ** powers[:, 2 * count :], axis=1)
-    present = (size * np.abs(coefficients) > 1e-6) & frequencies.any(1)
-    active = frequencies[present & (np.abs(direction[owner]) > 1e-9)]
-    seen = z[:, None, :] / np.maximum(modulus, 1e-300)
-    turned = np.prod(np.where(modulus > 1e-4, seen, 1.0) ** active[None], axis=2)
-    if np.abs(turned - turned[:1]).max(initial=0) > 1e-3:
+    active = frequencies[(size * np.abs(coefficients) > SEEN) & (np.abs(direction[owner]) > NOTHING)]
+    there = modulus > APART
+    theta = np.angle(z) * there
+    turned = np.exp(1j * theta @ active.T)
+    if (np.abs(turned - turned[0]) > TURNED).any():
         raise failure
-    basis, inverse = integer_kernel(active, modulus > 1e-4)
-    theta = np.angle(z[0])
-    values = coefficients * size * np.exp(1j * (frequencies * (modulus > 1e-4)) @ theta)
+    basis, inverse = integer_kernel(active, there)
+    values = coefficients * size * np.exp(1j * frequencies @ theta[0])
     reduced = frequencies @ basis
     free, rows, constants = [], [], np.full(len(monomials), np.nan)
     for i in range(len(monomials)):
         terms: dict[tuple, complex] = {}
         for t in np.flatnonzero(owner == i):
             key, value = tuple(int(m) for m in reduced[t]), values[t]
-            if next((m for m in key if m), 0) < 0:  # Re z = Re conj z
-                key, value = tuple(-m for m in key), np.conj(value)
+            mirrored = tuple(-m for m in key)
+            if key < mirrored:  # Re z = Re conj z
+                key, value = mirrored, np.conj(value)
             terms[key] = terms.get(key, 0) + value
-        vary = {k: v for k, v in terms.items() if any(k) and abs(v) > 1e-9}
+        vary = {k: v for k, v in terms.items() if any(k) and abs(v) > NOTHING}
         if not vary:
             constants[i] = sum(v.real for v in terms.values())
-        elif len(vary) > 1 or abs(terms.get((0,) * basis.shape[1], 0)) > 1e-9:
+        elif len(vary) > 1 or abs(terms.get((0,) * basis.shape[1], 0)) > NOTHING:
             raise failure
         else:
             free.append(i)
@@ -184,31 +189,22 @@ def _torus(
     restricted = _on_torus(rows, basis.shape[1], [monomials.names[i] for i in free]) if free else None
     return Face(
         direction, support, basis.shape[1], points[:64], np.array(free, int), constants, restricted,
-        np.stack([modulus, theta], 1), inverse,
+        np.stack([modulus, theta[0]], 1), inverse,
     )  # fmt: skip
 
 
 def _on_torus(rows: list, dimension: int, names: list[str]) -> Monomials:
     """``Re(v e^{i m . phi})`` as monomials of scaled coordinates of ``T<dimension>``."""
-    coordinates, exponents = [], []
-    for m, value in rows:
-        first = True
-        powers: dict[int, int] = {}
-        for axis, power in enumerate(m):
+    coordinates, owners = [], []
+    for owner, (frequencies, value) in enumerate(rows):
+        for axis, power in enumerate(frequencies):
             for _ in range(abs(power)):
-                scale = value if first else 1.0
                 row = np.zeros(2 * dimension, complex)
-                row[2 * axis : 2 * axis + 2] = scale * np.array([1, 1j if power > 0 else -1j])
-                key = len(coordinates)
-                coordinates.append(row)
-                powers[key] = 1
-                first = False
-        exponents.append(powers)
-    table = np.zeros((len(rows), len(coordinates)), int)
-    for i, powers in enumerate(exponents):
-        for key, power in powers.items():
-            table[i, key] = power
-    return Monomials(table, np.array(coordinates), names=tuple(names))
+                row[2 * axis : 2 * axis + 2] = 1, 1j * np.sign(power)
+                coordinates.append(row if owner in owners else value * row)  # the first factor carries v
+                owners.append(owner)
+    table = np.array(owners) == np.arange(len(rows))[:, None]
+    return Monomials(table.astype(int), np.array(coordinates), names=tuple(names))
 
 
 def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +221,7 @@ def integer_kernel(vectors: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, n
     reduced = np.array(vectors, dtype=np.int64)[:, used]
     rank = 0
     for row in range(len(reduced)):
-        while rank < reduced.shape[1] and (left := np.count_nonzero(reduced[row, rank:])) > 0:
+        while left := np.count_nonzero(reduced[row, rank:]):
             tail = np.abs(reduced[row, rank:]).astype(float)
             tail[tail == 0] = np.inf
             pivot = rank + int(tail.argmin())
@@ -285,9 +281,7 @@ def _fit_points(family: MaxEntFamily, moments: np.ndarray, face: Face, error: fl
     target = moments[face.free] / family.scale[face.free]
     lam = np.zeros(table.shape[1])
     for _ in range(200):
-        logits = table @ lam
-        weights = np.exp(logits - logits.max())
-        weights /= weights.sum()
+        weights = softmax(table @ lam)
         gradient = weights @ table - target
         covariance = (table * weights[:, None]).T @ table - np.outer(weights @ table, weights @ table)
         step = np.linalg.lstsq(covariance, gradient, rcond=1e-10)[0]

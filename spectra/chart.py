@@ -62,6 +62,6 @@ def chart_spectrum(functional: Functional) -> Spectrum:
     size = len(values)
     zero = np.zeros(size)
     return Spectrum(
-        values, EPS * values, zero, torch.zeros(size, 0, dtype=torch.float64), size, float(values[-1]),
+        values, EPS * values, zero, torch.empty(size, 0, dtype=torch.float64), size, float(values[-1]),
         True, "exact formula", 0, True, Reason.EXACT,
     )  # fmt: skip

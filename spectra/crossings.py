@@ -157,17 +157,14 @@ def _advance(step: SpectralStep, carried: np.ndarray) -> tuple[np.ndarray, np.nd
     """One link: place and score of each carried vector, the vectors to carry on, eigenvalues left over."""
     inner = step.vectors.T @ carried
     labels = step.clusters
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    starts = np.unique(labels, return_index=True)[1]
     scores = np.add.reduceat(np.square(inner), starts, axis=0)[labels] if len(labels) else inner
     # Inside a cluster every place scores the same; the plain overlap only settles the order there.
     chosen = linear_sum_assignment(scores + 1e-9 * np.square(inner), maximize=True)
     places = np.full(inner.shape[1], -1)
     places[chosen[1]] = chosen[0]
     kept = np.flatnonzero(places >= 0)
-    # A branch alone in its cluster goes on with the eigenvector, in the sense of the carried one.
-    frames = step.vectors[:, places[kept]] * np.where(inner[places[kept], kept] < 0, -1, 1).astype(
-        inner.dtype
-    )
+    frames = step.vectors[:, places[kept]]  # a branch alone in its cluster goes on with the eigenvector
     rest = {}
     taken = np.bincount(labels[places[kept]], minlength=len(starts))
     for label in np.flatnonzero((taken != 1) | (np.bincount(labels, minlength=len(starts)) != 1)):
@@ -256,8 +253,7 @@ def _visits(steps: Sequence[SpectralStep], branches: Branches, b: int) -> list[C
     events = []
 
     def add(low: int, high: int, direction: str, kind: CrossingKind) -> None:
-        links = branches.overlaps[low:high, b]
-        overlap = float(links.min()) if len(links) else 1.0
+        overlap = float(branches.overlaps[low:high, b].min())
         whole = all(step.complete for step in steps[low : high + 1])
         if kind is CrossingKind.CROSSING and overlap < GOOD_OVERLAP and not whole:
             kind = CrossingKind.UNRESOLVED  # without full counts only the branch itself is evidence
@@ -282,8 +278,6 @@ def _swapped(steps: Sequence[SpectralStep], branches: Branches, found: list[Cros
     """Numbers of the crossings that may be an avoided crossing of an opposed pair."""
     ups = [i for i, e in enumerate(found) if e.direction == "up"]
     downs = [i for i, e in enumerate(found) if e.direction == "down"]
-    if not ups or not downs:
-        return set()
     doubt = np.zeros((len(ups), len(downs)))
     for i, up in enumerate(ups):
         for j, down in enumerate(downs):

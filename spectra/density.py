@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import eigh_tridiagonal
 
 from manifold.errors import InputError
 from spectra.variation import SymmetricOperator
@@ -160,7 +161,7 @@ def spectral_density(
         )
     rng = np.random.default_rng(seed)
     steps = min(steps, operator.dimension)
-    nodes, weights = np.zeros((probes, steps)), np.zeros((probes, steps))
+    nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))
     for i in range(probes):
         start = rng.choice([-1.0, 1.0], size=operator.dimension)
         found, mass = _quadrature(operator, start, steps)
@@ -198,5 +199,5 @@ def _quadrature(operator: SymmetricOperator, start: np.ndarray, steps: int) -> t
             break
         off.append(length)
         basis[k + 1] = image / length
-    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    nodes, vectors = eigh_tridiagonal(diagonal, off)
     return nodes, vectors[0] ** 2

@@ -86,12 +86,12 @@ def upper_vectors(
     kept = max(KEPT, wanted)
     room = max(4 * kept, min(ROOM, basis_bytes // (dtype.itemsize * dimension)))
     search = _Search(product, count, tol, kept, time.monotonic() + max_seconds, max_products)
-    known = _Pairs(torch.zeros(dimension, 0, dtype=dtype, device=device), np.zeros(0), np.zeros(0))
+    known = _Pairs(torch.empty(dimension, 0, dtype=dtype, device=device), np.array([]), np.array([]))
     merged, complete = known, False
     for _ in range(PASSES):
         first = torch.as_tensor(rng.standard_normal((dimension, 1)), dtype=dtype, device=device)
-        space = Lanczos(search.counted, first, min(room, dimension - len(known.values)), known.vectors)
-        if space.room <= 0:
+        space = Lanczos(search.counted, first, room, known.vectors)
+        if not space.room:
             merged, complete = known, True
             break
         threshold = known.values[count - 1] if len(known.values) >= count else -np.inf

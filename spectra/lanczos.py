@@ -20,6 +20,7 @@ from manifold.errors import InputError
 Product = Callable[[Tensor], Tensor]
 
 INDEPENDENT = 0.1  # of inner products: below this share of a unit vector, two vectors are one
+NOTHING = 1e-12  # of the largest coefficient: a product that leads out of the space by less is rounding
 NOISE = 0.3  # of the last place of the norm: what rounding adds to an inner product of two vectors
 
 
@@ -47,12 +48,12 @@ class Lanczos:
         self._known = first.T[:0] if avoid is None else avoid.T.contiguous()
         self._free = len(first) - len(self._known)
         self.product, self.room, self.steps = product, min(room, self._free), 0
-        # One row per vector: rows are contiguous, columns of a wide table are not.
-        self._rows = torch.empty(room + 1, len(first), dtype=first.dtype, device=first.device)
-        self._coefficients = np.zeros((room + 1, room))  # A Q_k = Q_{k+1} H
-        self._inner, self._measured = np.zeros((room + 1, room + 1)), 0
+        held = self.room + 1  # vectors, one a row: rows are contiguous, columns of a wide table are not
+        self._rows = torch.empty(held, len(first), dtype=first.dtype, device=first.device)
+        self._coefficients = np.zeros((held, self.room))  # A Q_k = Q_{k+1} H
+        self._inner, self._measured = np.empty((held, held)), 0
         self._eps = torch.finfo(first.dtype).eps
-        self._losses = [np.zeros(0), np.ones(1)]  # estimated inner products of the last two vectors
+        self._losses = [np.array([]), np.ones(1)]  # estimated inner products of the last two vectors
         self._again, self._kept = False, 0  # whether to orthogonalise next; rows kept by a restart
         start = self._clear(self._clear(first[:, 0]))
         length = _length(start)
@@ -61,19 +62,14 @@ class Lanczos:
     @property
     def invariant(self) -> bool:
         """Whether the space holds all that its start can reach."""
-        out = np.linalg.norm(self._coefficients[self.steps, : self.steps])
-        lost = self.steps and out <= 1e-12 * np.abs(self._recurrence()[0]).max()
+        *inside, out = np.abs(self._coefficients[: self.steps + 1, : self.steps])
+        lost = self.steps and out.max() <= NOTHING * np.max(inside)
         return bool(lost) or self.steps >= self._free
 
     @property
     def exhausted(self) -> bool:
         """Whether there is no room, or the space is invariant."""
         return self.steps >= self.room or self.invariant
-
-    def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
-        """Diagonal (steps,) and the entries below it (steps,), the last of which leads out of the space."""
-        used = self._coefficients[: self.steps + 1, : self.steps]
-        return np.diagonal(used), np.diagonal(used, -1)
 
     def _clear(self, vector: Tensor) -> Tensor:
         return vector - (self._known @ vector) @ self._known
@@ -111,7 +107,7 @@ class Lanczos:
         scale = np.abs(diagonal).max() + 2 * max(below.max(), length)
         noise = min(1.0, NOISE * self._eps * scale / length)
         losses = (diagonal[:j] - diagonal[j]) * now[:j] + below[1:] * now[1:] - below[j] * before
-        losses[1:] += below[1:j] * now[: max(j - 1, 0)]
+        losses[1:] += below[1:j] * now[: j - 1]
         losses /= length
         return np.append(losses + np.copysign(noise, losses), noise), noise
 
@@ -131,12 +127,11 @@ class Lanczos:
 
     def estimates(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values, ascending, and residuals by the recurrence alone: cheap, to see what has settled."""
-        diagonal, below = self._recurrence()
+        used = self._coefficients[: self.steps, : self.steps]
         if self._kept:
-            # An arrow, whose lower triangle is all that is read.
-            values, coordinates = eigh(self._coefficients[: self.steps, : self.steps], lower=True)
+            values, coordinates = eigh(used)  # an arrow, whose lower triangle is all that is read
         else:
-            values, coordinates = eigh_tridiagonal(diagonal, below[:-1])
+            values, coordinates = eigh_tridiagonal(np.diagonal(used), np.diagonal(used, -1))
         return values, self._residuals(coordinates)
 
     def _residuals(self, coordinates: np.ndarray) -> np.ndarray:
@@ -174,7 +169,7 @@ class Lanczos:
         self._coefficients[:], self._measured = 0, 0
         self._coefficients[np.arange(k), np.arange(k)], self._coefficients[k, :k] = values, out
         self.steps = self._kept = k
-        self._losses, self._again = [np.zeros(0), np.ones(1)], False
+        self._losses, self._again = [np.array([]), np.ones(1)], False
 
 
 def _length(vector: Tensor, *, whole: bool = False) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold.measures import ParticleMeasure
 from spectra.group_task import GroupTask
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Moves:
         """Of the certain moves up (+1) or down (-1): their number, and the share led by each part."""
         moved = np.isfinite(self.change) & (sign * self.change > self.bound)
         parts = {name: sign * getattr(self, name)[moved] for name in ("gram", "curvature", "local")}
-        first = np.argmax(np.stack(list(parts.values())), axis=0) if moved.any() else np.zeros(0, int)
+        first = np.argmax(np.stack(list(parts.values())), axis=0)
         shares = {
             f"by_{name}": float((first == i).mean()) if moved.any() else np.nan
             for i, name in enumerate(parts)
@@ -145,16 +145,15 @@ def curvature_response(
         found = (weights[:, None] * squares).T @ c / (2 * n)
         return found if task.pairs is None else found[task.pairs @ [n, 1]]
 
-    rows = []
-    for vector in vectors.T:
+    moved = np.empty(((n * n if task.pairs is None else len(task.pairs)) * n, vectors.shape[1]))
+    for column, vector in enumerate(vectors.T):
         if flat:  # linear in the weights
-            rows.append(outputs(measure.points, root * vector))
-            continue
-        field = vector.reshape(measure.points.shape) / root[:, None]
-        rows.append(
-            torch.func.jvp(lambda z: outputs(z, measure.weights), (measure.points,), (field,))[1]
-        )  # fmt: skip
-    return torch.stack([row.reshape(-1) for row in rows], dim=1).cpu().numpy() if rows else np.zeros((0, 0))
+            change = outputs(measure.points, root * vector)
+        else:
+            field = vector.reshape(measure.points.shape) / root[:, None]
+            change = torch.func.jvp(lambda z: outputs(z, measure.weights), (measure.points,), (field,))[1]
+        moved[:, column] = change.reshape(-1).cpu().numpy()
+    return moved
 
 
 def curvature_form(outputs: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -172,7 +171,7 @@ def curvature_form(outputs: np.ndarray, response: np.ndarray) -> np.ndarray:
         ``mean over pairs of sum_i p_i r_i^2 - (sum_i p_i r_i)^2``, p the softmax: at the outputs of the
         response's own network this is the interaction part of its eigenvalues.
     """
-    p = torch.as_tensor(outputs).softmax(-1).numpy()[:, :, None]
+    p = torch.as_tensor(outputs).softmax(1).numpy()[:, :, None]
     moves = np.asarray(response, float).reshape(*outputs.shape, -1)
     return ((p * moves**2).sum(1) - (p * moves).sum(1) ** 2).mean(0)
 
@@ -184,7 +183,7 @@ def output_curvature(outputs: np.ndarray) -> np.ndarray:
     ----------
     outputs : ndarray, shape (P, n)
     """
-    p = torch.as_tensor(outputs).softmax(-1)
+    p = torch.as_tensor(outputs).softmax(1)
     blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     return np.sort(torch.linalg.eigvalsh(blocks).numpy().reshape(-1)) / len(outputs)
 
@@ -214,7 +213,7 @@ def third_derivative_range(outputs: np.ndarray, targets: np.ndarray) -> tuple[fl
     low, high = np.inf, -np.inf
     size = max(1, CHUNK_BYTES // (8 * n * n))
     for f, target in zip(outputs.split(size), targets.split(size), strict=True):
-        p = f.softmax(-1)
+        p = f.softmax(1)
         slope = p - torch.nn.functional.one_hot(target, n).to(p)
         change = p * (slope - (p * slope).sum(-1, keepdim=True))  # derivative of p along the slope
         cross = change[:, :, None] * p[:, None, :]

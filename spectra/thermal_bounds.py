@@ -29,7 +29,9 @@ ORBIT = 1e-9  # in L2(mu): a rotation that moves the log density less is none
 SLIDING = 1e-6  # of T plus the largest eigenvalue: a rotation's second variation that is more was no symmetry
 SMALL_MOVE = 0.05  # of the log density, everywhere: inside it third cumulants grow by less than a fifth
 MARGIN = 1.2  # exp(2 SMALL_MOVE), and what lies between the points at which the maximum was taken
-SYMMETRY = 1e-9  # of the sizes that add up: below it the loss does not change under a rotation
+SYMMETRY = (
+    1e-9  # of the sizes that add up over all measures: below it the loss does not change under a rotation
+)
 PROBES = 40  # random measures at which a symmetry of the loss is looked for
 ROUNDINGS = 16  # ulp of the terms that add up in a residual
 
@@ -55,7 +57,7 @@ class Whitened:
     across : ndarray, shape (rank - k,)
         Eigenvalues in the complement of the orbit, ascending.
     leak : float
-        Norm of the second variation along the orbit: zero at a solution.
+        Frobenius norm of the second variation along the orbit: zero at a solution.
     """
 
     mean: np.ndarray
@@ -126,12 +128,11 @@ def loss_symmetries(energy: FreeEnergy, *, seed: int = 0) -> np.ndarray:
             rows.append(moved @ slope)
             sizes.append(np.abs(moved) @ np.abs(slope))
     if not rows:
-        return np.zeros((0, len(lie)))
+        return np.empty((0, len(lie)))
     table = np.array(rows)
-    scale = max(float(np.max(sizes)), np.finfo(float).tiny)
     _, found, right = np.linalg.svd(table, full_matrices=True)
     found = np.pad(found, (0, len(right) - len(found)))
-    return right[found < SYMMETRY * scale * PROBES**0.5]
+    return right[found <= SYMMETRY * np.linalg.norm(sizes)]
 
 
 def uniform_by_symmetry(energy: FreeEnergy) -> bool:
@@ -174,14 +175,14 @@ def whitened(energy: FreeEnergy, temperature: float, natural: np.ndarray) -> Whi
     centred = energy.values - mean
     covariance = centred.T @ (weights[:, None] * centred)
     sizes, vectors = np.linalg.eigh(covariance)
-    kept = sizes > RANK * max(sizes[-1], np.finfo(float).tiny)
+    kept = sizes > RANK * sizes[-1]
     root = vectors[:, kept] * np.sqrt(sizes[kept])
     curvature = energy.curvature(mean)
     second = temperature * np.eye(root.shape[1]) + root.T @ curvature @ root
     values, modes = np.linalg.eigh(second)
     orbit = _orbit(energy, natural, weights, centred @ (root / sizes[kept]))
     allowed = SLIDING * (temperature + np.abs(values).max(initial=0.0))
-    leak = float(np.linalg.norm(second @ orbit, 2)) if orbit.size else 0.0
+    leak = float(np.linalg.norm(second @ orbit))
     if leak > allowed:
         orbit, leak = orbit[:, :0], 0.0
     rest = np.linalg.svd(orbit, full_matrices=True)[0][:, orbit.shape[1] :]
@@ -194,7 +195,7 @@ def _orbit(
 ) -> np.ndarray:
     """Orthonormal basis, in whitened statistics (N, rank), of the density's derivatives along rotations."""
     if not len(energy.symmetries):
-        return np.zeros((statistics.shape[1], 0))
+        return np.empty((statistics.shape[1], 0))
     moved = energy.symmetries @ (energy.lie_gradients @ natural)  # (g, N)
     left, sizes, _ = np.linalg.svd(statistics.T @ (weights[:, None] * moved.T), full_matrices=False)
     return left[:, sizes > ORBIT]
@@ -221,7 +222,7 @@ def bound(energy: FreeEnergy, temperature: float, natural: np.ndarray, found: Wh
     root, dual = found.root, found.dual
     slope = energy.slope(found.mean)
     off = np.linalg.norm(exact.mean - found.mean)
-    length = np.linalg.norm(root, 2) if root.size else 0.0
+    length = float(np.sqrt(np.square(root).sum(0).max(initial=0.0)))  # the columns are orthogonal
     curved = np.linalg.norm(root.T @ found.curvature, 2) if root.size else 0.0
     spread = np.abs(energy.values).max()
     rounding = (
@@ -235,18 +236,14 @@ def bound(energy: FreeEnergy, temperature: float, natural: np.ndarray, found: Wh
     residual = (
         np.linalg.norm(root.T @ (natural + slope / temperature)) + curved * off / temperature + rounding
     )
-    norm = max(abs(found.values[0] - temperature), abs(found.values[-1] - temperature)) if root.size else 0.0
+    norm = float(np.abs(found.values - temperature).max(initial=0.0))
     skew = (
         float(np.linalg.norm(dual.T @ (exact.covariance - found.covariance) @ dual, 2)) if root.size else 0.0
     )
     third = 2 * energy.third_derivative(found.mean) * length**3
     gap = float(np.abs(found.across).min(initial=temperature)) - 2 * found.leak - norm * skew
     beta = max(1.0, temperature / gap) if gap > 0 and np.isfinite(residual) else np.inf
-    reach = (
-        MARGIN * float(np.linalg.norm((energy.values - found.mean) @ dual, axis=1).max())
-        if root.size
-        else 0.0
-    )
+    reach = MARGIN * float(np.linalg.norm((energy.values - found.mean) @ dual, axis=1).max())
     lipschitz = MARGIN * (2 * reach * norm + third) / temperature
     eta = beta * residual
     h = beta * lipschitz * eta if np.isfinite(beta) else np.inf

@@ -259,7 +259,7 @@ def second_term(plan: CurvePlan, study: xr.Dataset, deltas: list[float]) -> dict
         )
     if not rows:
         return None
-    first = 1 + 1 / -plan.exponent(h) - 1
+    first = -1 / plan.exponent(h)
     return {
         "group": plan.actions[h].name,
         "first_term_power": first,

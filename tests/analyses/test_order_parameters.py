@@ -206,3 +206,21 @@ def test_decoupling_of_outputs_samples_each_at_most_once():
     shares = [decoupling(Subject(net), seed=seed)["offdiagonal_share"] for seed in (0, 1)]
     assert shares[0] == pytest.approx(shares[1], rel=1e-12)
     assert decoupling(Subject(net), count=5)["offdiagonal_share"] != pytest.approx(shares[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_without_units_zeros_are_shares_of_the_largest_target(seed):
+    """The largest modulus: its real part or the smallest one make a difference in some of these."""
+    net = replace(network((5,), seed=seed), activation=parse_activation("relu"), output_scale=1e-3)
+    found, sets = order_parameters(Subject(net)), GroupPotentials.of(net).named_sets()
+    unit = max(abs(complex(one)) for one in sets["R_g"])
+    for name, share in found.zeros.items():
+        assert share == pytest.approx(np.mean([abs(complex(one)) <= 0.05 * unit for one in sets[name]]))
+
+
+def test_sets_without_potentials_and_networks_of_any_size():
+    """Z2 has one frequency: nothing is crossed, so all of it is zero; small networks are alive as well."""
+    a, b, c = (1e-9 * part for part in weights(2, 4))
+    found = order_parameters(Subject(GroupNetwork(FiniteAbelianGroup((2,)), a, b, c)))
+    assert (found.largest["R_c"], found.zeros["R_c"]) == (0.0, 1.0)
+    assert found.alive.all()

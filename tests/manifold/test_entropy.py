@@ -188,3 +188,35 @@ def test_intrinsic_dimension_uses_the_heaviest_points_with_their_weights():
     for light, known in ((0.02, False), (0.04, False), (0.06, True)):  # 4.4, 4.8 and 5.4 effective points
         found = np.concatenate([np.ones(4), np.full(11, light)])
         assert np.isfinite(intrinsic_dimension(Sphere(1), points, found).value) == known
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [0.45, 0.3, 0.25],  # the first point needs both others for the weight of one effective point
+        [0.615] + [0.385 / 20] * 20,  # and this one has less than that in all others
+    ],
+)
+def test_balls_that_reach_to_the_farthest_point(weights):
+    angles = np.arange(len(weights)) ** 1.1
+    points = np.stack([np.cos(angles), np.sin(angles)], 1)
+    found = kozachenko_leonenko(Sphere(1), points, np.array(weights), neighbours=1)
+    value, error = plain_estimate(Sphere(1), points, np.array(weights), 1)
+    assert found.value == pytest.approx(value, rel=1e-12)
+    assert found.standard_error == pytest.approx(error, rel=1e-12)
+
+
+def test_as_few_points_as_neighbours_have_no_value():
+    points = np.stack([np.cos(np.arange(4)), np.sin(np.arange(4))], 1)
+    assert np.isfinite(kozachenko_leonenko(Sphere(1), points, neighbours=2).value)
+    for neighbours in (3, 4, 5, 6):
+        assert kozachenko_leonenko(Sphere(1), points, neighbours=neighbours).value == -np.inf
+
+
+def test_opposite_points_are_half_a_circle_apart():
+    """Rounding makes some of these chords longer than 2."""
+    points = np.random.default_rng(0).standard_normal((300, 3))
+    points /= np.linalg.norm(points, axis=1)[:, None]
+    assert (np.linalg.norm(points - -points, axis=1) > 2).any()
+    found = np.diagonal(distances(Sphere(2), np.concatenate([points, -points])), 300)
+    assert found == pytest.approx(np.full(300, np.pi), abs=1e-7)

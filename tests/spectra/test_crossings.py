@@ -227,6 +227,7 @@ def opposed(errors, *, turn=0.0):
         # A turn by phi couples them by 2 sin(phi) cos(phi); with the bounds it is too much, alone it is not.
         (1e-11, 0.010, CrossingKind.CROSSING),
         (0.012, 0.010, CrossingKind.UNRESOLVED),
+        (0.012, -0.010, CrossingKind.UNRESOLVED),
     ],
 )
 def test_error_bounds_of_an_opposed_pair_count_as_coupling(errors, turn, kind):
@@ -246,6 +247,8 @@ def test_signs_and_clusters_of_a_step():
     assert step.clusters.tolist() == [0, 0, 1, 2, 3]  # gaps 0.03, 0.07, 0.045, 0.855 against 0.04
     step = SpectralStep([1.0, 1.0 + 0.9e-5, 1.0 + 2.1e-5, 1000.0], np.zeros(4), np.eye(4))
     assert step.clusters.tolist() == [0, 0, 1, 2]
+    step = SpectralStep([0.0, 0.1, 0.2, 0.3], [0.01, 0.05, 0.06, 0.02], np.eye(4))
+    assert step.clusters.tolist() == [0, 1, 1, 2]  # each gap against the errors of its own two ends
     empty = SpectralStep(np.zeros(0), np.zeros(0), np.zeros((3, 0)))
     assert (empty.norm, empty.clusters.tolist()) == (0.0, [])
     branches = track(diagonal([[0.5, -0.5, 0.2]], errors=0.5))
@@ -266,8 +269,8 @@ def test_uncertain_stretches_at_both_ends_reach_to_the_first_and_last_step():
 
 
 @pytest.mark.parametrize(
-    ("inner", "kind"), [((1e-9, 1e-9), CrossingKind.TOUCH), ((1e-9, 1e-3), CrossingKind.UNRESOLVED),
-                        ((1e-3, 1e-9), CrossingKind.UNRESOLVED)]
+    ("inner", "kind"), [((1e-9, 4e-8), CrossingKind.TOUCH), ((1e-9, 6e-8), CrossingKind.UNRESOLVED),
+                        ((1e-9, 1e-3), CrossingKind.UNRESOLVED), ((1e-3, 1e-9), CrossingKind.UNRESOLVED)]
 )  # fmt: skip
 def test_a_touch_is_zero_to_rounding_at_every_step_inside(inner, kind):
     errors = [1e-3, *inner, 1e-3]
@@ -310,3 +313,82 @@ def test_overlaps_are_shares():
     half = np.array([[1, -1], [1, 1]]) / np.sqrt(2)
     steps = [SpectralStep([1, 2], [ERROR] * 2, v) for v in (np.eye(2), half)]
     assert track(steps).overlaps == pytest.approx(np.full((1, 2), 0.5))
+
+
+def test_places_inside_a_cluster_are_those_of_the_largest_overlap():
+    """Bounds wider than the gap: one cluster, yet the vectors tell which is which."""
+    branches = track(diagonal([[1.0, 1.05, 3.0]] * 3, errors=0.1))
+    assert branches.index.tolist() == [[0, 1, 2]] * 3
+
+
+def test_what_a_cluster_holds_beside_a_branch_is_a_new_branch_across_it():
+    """One vector before, then two equal eigenvalues in another basis, which part along the axes."""
+    turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
+    steps = [
+        SpectralStep([1.0], [ERROR], np.eye(2)[:, :1]), SpectralStep([2.0, 2.0], [ERROR] * 2, turn),
+        SpectralStep([3.0, 4.0], [ERROR] * 2, np.eye(2)),
+    ]  # fmt: skip
+    branches = track(steps)
+    assert branches.eigenvalues[:, 0].tolist() == [1, 2, 3]
+    assert branches.eigenvalues[1:, 1].tolist() == [2, 4]
+    assert branches.overlaps[1] == pytest.approx([1, 1])
+
+
+def test_events_end_where_certain_signs_begin():
+    born_late = [*diagonal([[5.0, 0.0]]), *diagonal([[5.0, 0.0]])]
+    alone = SpectralStep([5.0], [ERROR], np.eye(2)[:, :1])
+    steps = [alone, alone, *born_late, *diagonal([[5.0, 1.0], [5.0, 1.0]])]
+    assert summary_of(steps) == [(2, 4, "none", CrossingKind.UNRESOLVED)]
+    assert summary_of(steps[:3]) == []
+    assert summary_of(steps[1:5]) == [(1, 3, "none", CrossingKind.UNRESOLVED)]
+    assert summary_of(steps[2:4] + steps[4:5]) == [(0, 2, "none", CrossingKind.UNRESOLVED)]
+    assert summary_of(steps[1:2] + steps[3:5]) == [(1, 2, "none", CrossingKind.UNRESOLVED)]
+    assert summary_of(diagonal([[1], [2], [3]])) == []
+    assert summary_of(diagonal([[1], [1], [1], [0], [0]])) == [(2, 4, "none", CrossingKind.UNRESOLVED)]
+
+
+def test_steps_beyond_the_bracket_need_not_be_complete():
+    vectors = [np.eye(3)[:, :1], np.eye(3)[:, 1:2], np.eye(3)[:, 1:2]]
+    steps = [
+        SpectralStep([v], [ERROR], vector, complete=t < 2)
+        for t, (v, vector) in enumerate(zip((-1, 1, 1), vectors, strict=True))
+    ]
+    assert summary_of(steps) == [(0, 1, "up", CrossingKind.CROSSING)]
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_one_poor_link_makes_an_opposed_pair_doubtful(turned):
+    before = np.eye(3)[:, :2]
+    after = before.copy()
+    after[:, turned] = np.eye(3)[:, 2]
+    steps = [SpectralStep([-0.9, 1.1], [ERROR] * 2, before), SpectralStep([1.1, -0.9], [ERROR] * 2, after)]
+    assert {kind for *_, kind in summary_of(steps)} == {CrossingKind.UNRESOLVED}
+    steps[1] = SpectralStep([1.1, -0.9], [ERROR] * 2, before)
+    assert {kind for *_, kind in summary_of(steps)} == {CrossingKind.CROSSING}
+
+
+@pytest.mark.parametrize("sense", [1, -1])
+def test_an_opposed_pair_is_looked_at_over_both_brackets(sense):
+    """From the first step to the last both reach zero at once; from the middle one they would not."""
+    steps = diagonal([[-1, 1], [0, 0.6], [1, -1]])[::sense]
+    found = summary_of(steps)
+    assert len(found) == 2
+    assert {kind for *_, kind in found} == {CrossingKind.UNRESOLVED}
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize(
+    ("error", "kind"), [(0.027, CrossingKind.CROSSING), (0.030, CrossingKind.UNRESOLVED)]
+)
+def test_the_largest_bound_of_both_ends_counts(place, error, kind):
+    steps = opposed(1e-11)
+    errors = np.full((2, 2), 1e-11)
+    errors[divmod(place, 2)] = error
+    steps = [SpectralStep(s.eigenvalues, e, s.vectors) for s, e in zip(steps, errors, strict=True)]
+    assert {found for *_, found in summary_of(steps)} == {kind}
+
+
+def test_crossings_late_in_a_step_are_seen():
+    """Zeros at 2/3 and at 20/29 of the step: in between, the determinant is positive."""
+    steps = diagonal([[-2.0, 2.0], [1.0, -0.9]])
+    assert {kind for *_, kind in summary_of(steps)} == {CrossingKind.CROSSING}

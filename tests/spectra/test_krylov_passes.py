@@ -11,7 +11,7 @@ from spectra import krylov_passes, plan
 from spectra.block_solvers import block_spectrum
 from spectra.functionals import Decayed
 from spectra.group_task import GroupTask
-from spectra.krylov_passes import upper_vectors
+from spectra.krylov_passes import _Pairs, _Search, upper_vectors
 from spectra.lanczos import Lanczos
 from spectra.large_end import prepare_large_end
 from spectra.plan import compute_spectrum, plan_spectrum
@@ -191,3 +191,190 @@ def test_ends_of_networks_of_any_size(size, decay, monkeypatch):
     norm = np.abs(exact).max()
     assert np.abs(found.largest(3)[0] - exact[::-1][:3]).max() <= 1e-6 * norm
     assert found.smallest(3)[0][0] >= exact[0] - 1e-6 * norm
+
+
+def search(count=2, tol=0.1, kept=3, last=np.inf, limit=np.inf):
+    return _Search(lambda vector: vector, count, tol, kept, last, limit)
+
+
+class Scripted:
+    """A Krylov space that says what it is told to, and when it was asked."""
+
+    def __init__(self, values=(-10.0, 1.0, 5.0), residuals=(9.0, 0.5, 1.0), *, steps=9, room=10**6):
+        self.values, self.residuals = np.array(values), np.array(residuals)
+        self.steps, self.room, self.looks, self.restarts, self.ends = steps, room, [], [], 10**6
+        self.invariant, self.search = False, None
+
+    @property
+    def exhausted(self):
+        return self.steps >= self.room or self.invariant
+
+    def step(self):
+        self.steps += 1
+        self.search.counted(None)
+        self.invariant = self.steps >= self.ends
+
+    def estimates(self):
+        self.looks.append(self.steps)
+        assert len(self.looks) < 100, "no end"
+        return self.values, self.residuals
+
+    def ritz(self):
+        return np.arange(float(self.steps)), np.eye(self.steps), np.zeros(self.steps)
+
+    def restart(self, values, coordinates):
+        self.restarts.append((values, coordinates))
+        self.steps = len(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "threshold", "known"),
+    [
+        ({}, -np.inf, True),  # 5 and 1, to a tenth of the norm 10
+        ({"residuals": (9.0, 0.5, 1.1)}, -np.inf, False),
+        ({"residuals": (9.0, 1.1, 0.5)}, -np.inf, False),
+        ({"steps": 3}, -np.inf, True), ({"steps": 2}, -np.inf, False),  # more steps than wanted values
+        ({"residuals": (9.0, 3.0, 1.0)}, 4.0, True),  # what lies below the threshold does not count
+        ({"residuals": (9.0, 3.0, 1.0)}, 1.0, True), ({"residuals": (9.0, 3.0, 1.0)}, 0.9, False),
+        ({"residuals": (9.0, 3.0, 0.0)}, 5.0, False),  # nothing above, nor anything known to be below
+    ],
+)  # fmt: skip
+def test_what_lies_above_is_known_when_its_residuals_are_small(change, threshold, known):
+    assert search()._known(Scripted(**change), threshold, 1000) is known
+
+
+@pytest.mark.parametrize(
+    ("top", "residual", "threshold", "depth", "deepest", "known"),
+    [
+        (5.0, 0.5, 10.0, 60, 0, True), (5.0, 0.5, 10.0, 59, 0, False),  # a tenth of the distance, and 60 deep
+        (5.0, 0.51, 10.0, 1000, 0, False), (5.0, 0.2, 10.0, 60, 0, True),
+        (-3.0, 0.5, 2.0, 60, 0, True),
+        (5.0, 0.5, 10.0, 100, 201, True), (5.0, 0.5, 10.0, 99, 201, False),  # half of the deepest pass
+        (5.0, 0.5, 10.0, 60, 30, True),
+    ],
+)  # fmt: skip
+def test_a_complement_is_seen_when_its_top_is_and_the_pass_is_deep_enough(
+    top, residual, threshold, depth, deepest, known
+):
+    seeker = search()
+    seeker.deepest = deepest
+    assert seeker._known(Scripted((-10.0, top), (9.0, residual)), threshold, depth) is known
+
+
+def test_the_norm_is_the_largest_of_all_passes():
+    seeker = search()
+    for values, norm in (((-10.0, 5.0), 10.0), ((-2.0, 3.0), 10.0), ((1.0, 12.0), 12.0)):
+        seeker._known(Scripted(values, (0.0, 0.0)), -np.inf, 0)
+        assert seeker.norm == norm
+
+
+def settled(space, seeker, threshold=-np.inf):
+    space.search = seeker
+    return seeker.settle(space, threshold)
+
+
+def test_looks_become_rarer_with_depth_and_end_in_an_invariant_space():
+    space, seeker = Scripted(residuals=(9.0, 9.0, 9.0), steps=0), search()
+    seeker.products, seeker.deepest, space.ends = 1000, 50, 170
+    assert settled(space, seeker)
+    assert space.looks == [*range(10, 91, 10), 101, 113, 127, 142, 159, 170]
+    assert seeker.products == 1170
+    assert seeker.deepest == 170
+    seeker.deepest = 500
+    assert settled(Scripted(steps=0), seeker)
+    assert seeker.deepest == 500
+    assert seeker.products == 1180
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(3, 8), (8, 8), (12, 12), (20, 20)])
+def test_a_limit_of_products_ends_a_pass_after_the_least_steps(limit, steps):
+    space, seeker = Scripted(residuals=(9.0, 9.0, 9.0), steps=0), search(limit=limit)
+    assert not settled(space, seeker)
+    assert space.steps == seeker.products == steps
+    assert seeker.deepest == 0
+
+
+def test_time_ends_a_pass_after_the_least_steps(monkeypatch):
+    monkeypatch.setattr(krylov_passes.time, "monotonic", lambda: 7.0)
+    for last, done in ((7.0, False), (6.0, False), (8.0, True)):
+        space = Scripted(residuals=(9.0, 9.0, 9.0), steps=0)
+        space.ends = 30
+        assert settled(space, search(last=last)) is done
+        assert space.steps == (30 if done else 8)
+
+
+def test_a_full_basis_restarts_from_its_largest_pairs():
+    space, seeker = Scripted(residuals=(9.0, 9.0, 9.0), steps=0, room=10), search(limit=24)
+    assert not settled(space, seeker)
+    assert [values.tolist() for values, _ in space.restarts] == [[9.0, 8.0, 7.0]] * 2
+    assert (space.restarts[0][1] == np.eye(10)[:, [9, 8, 7]]).all()
+    assert seeker.products == 24
+
+
+def test_pairs_are_chosen_largest_first():
+    vectors = torch.arange(8.0).reshape(2, 4)
+    pairs = _Pairs(vectors, np.array([1.0, 3.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.4]))
+    first = pairs.chosen(slice(3))
+    assert first.values.tolist() == [3, 3, 2]
+    assert first.residuals.tolist() == [0.2, 0.4, 0.3]
+    assert first.vectors.tolist() == vectors[:, [1, 3, 2]].tolist()
+    small = pairs.chosen(pairs.residuals <= 0.3)
+    assert small.residuals.tolist() == [0.2, 0.3, 0.1]
+    both = first.joined(small)
+    assert both.values.tolist() == [3, 3, 2, 3, 2, 1]
+    assert both.vectors.shape == (2, 6)
+    assert both.residuals.tolist() == [0.2, 0.4, 0.3, 0.2, 0.3, 0.1]
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5, 7, 8, 12])
+def test_small_spaces_are_found_whole(dimension):
+    values = np.repeat(np.linspace(1, 2, (dimension + 1) // 2), 2)[:dimension]
+    upper = upper_vectors(_diagonal(values, torch.float64), dimension, 3)
+    assert upper.complete
+    wanted = min(7, dimension)
+    assert upper.vectors.shape == (dimension, wanted)
+    np.testing.assert_allclose(upper.values[:3], values[::-1][:3], atol=1e-12)
+    np.testing.assert_allclose(upper.vectors.T @ upper.vectors, np.eye(wanted), atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(
+    ("top", "count", "passes"),
+    [
+        # A pass a copy, and one that finds no more above the last one wanted.
+        ([3.0, 2.0, 1.5], 2, 2), ([3.0, 3.0, 2.0], 2, 3), ([3.0, 3.0, 3.0], 1, 2),
+    ],
+)  # fmt: skip
+def test_passes_are_as_many_as_copies(scale, top, count, passes, monkeypatch):
+    spaces = []
+
+    class Counted(Lanczos):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            spaces.append(self)
+
+    monkeypatch.setattr(krylov_passes, "Lanczos", Counted)
+    values = scale * np.concatenate([top, np.linspace(0, 1, 200)])
+    upper = upper_vectors(_diagonal(values, torch.float64), len(values), count, seed=2)
+    assert upper.complete
+    np.testing.assert_allclose(upper.values[:count] / scale, top[:count], atol=1e-10)
+    assert len(spaces) == passes
+
+
+def test_room_is_what_the_memory_holds_but_never_less_than_four_times_what_is_kept(monkeypatch):
+    rooms = []
+
+    class Asked(Lanczos):
+        def __init__(self, product, first, room, avoid):
+            rooms.append(room)
+            super().__init__(product, first, room, avoid)
+
+    monkeypatch.setattr(krylov_passes, "Lanczos", Asked)
+    values = np.linspace(0, 1, 500)
+    for dtype, memory, count, room in (
+        (torch.float64, 8 * 500 * 300, 3, 300), (torch.float32, 8 * 500 * 300, 3, 600),
+        (torch.float64, 8 * 500 * 100, 3, 160), (torch.float64, 1, 56, 240), (torch.float64, 10**9, 3, 2000),
+    ):  # fmt: skip
+        upper_vectors(_diagonal(values, dtype), 500, count, dtype=dtype, basis_bytes=memory, max_products=9)
+        assert rooms.pop(0) == room
+        rooms.clear()
