@@ -105,6 +105,10 @@ class Functional(ABC):
         """The same functional with other slopes where the potentials have kinks; default: no kinks."""
         return []
 
+    def shaken(self, seed: int) -> Functional:
+        """The same with its own intermediate results moved at random by 2^-44; default: nothing to move."""
+        return self
+
     def value(self, measure: ParticleMeasure) -> float:
         """H[mu]."""
         return self.linearise(measure).value
@@ -244,6 +248,10 @@ class Decayed(Functional):
     @override
     def choices(self) -> list[Functional]:
         return [Decayed(other, self.strength) for other in self.functional.choices()]
+
+    @override
+    def shaken(self, seed: int) -> Decayed:
+        return Decayed(self.functional.shaken(seed), self.strength)
 
     def linearise(self, measure: ParticleMeasure) -> Linearisation:
         """Value, first and second variation of the decayed objective."""

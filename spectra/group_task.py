@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,8 @@ from manifold.measures import ParticleMeasure
 from spectra.activations import SQUARE, Activation, Polynomial
 from spectra.functionals import BOTH, Functional, Linearisation
 from spectra.gram_terms import SquaresTerm, TargetTerm, Term, TrilinearTerm, Triple
-from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
+from spectra.pair_terms import CrossEntropy, OutputLoss, PairTerm, SquaredError
+from spectra.shaken import ShakenActivation, ShakenLoss, Shaker
 
 LOSSES = ("projected_mse", "mse", "cross_entropy")
 
@@ -60,7 +62,10 @@ class GroupTask(Functional):
         self.projected = loss == "projected_mse"
         self.basis = torch.as_tensor(group.real_basis, device=device)
         self.pairs = None if pairs is None else self._check_pairs(np.asarray(pairs))
-        self._output_loss = CrossEntropy() if loss == "cross_entropy" else SquaredError(self.projected)
+        self._output_loss: OutputLoss = (
+            CrossEntropy() if loss == "cross_entropy" else SquaredError(self.projected)
+        )
+        self._of_pairs: Activation = SQUARE
 
     def _check_pairs(self, pairs: np.ndarray) -> np.ndarray:
         n = self.group.order
@@ -152,6 +157,13 @@ class GroupTask(Functional):
         """None: the square has no kink."""
         return None
 
+    @override
+    def shaken(self, seed: int) -> GroupTask:
+        other, shaker = copy.copy(self), Shaker(seed)
+        other._output_loss = ShakenLoss(self._output_loss, shaker)
+        other._of_pairs = ShakenActivation(self._of_pairs, shaker)
+        return other
+
     @property
     def constant(self) -> float:
         """Mean squared target over all pairs, 1 or (n - 1)/n: the value of a Gram form at mu = 0."""
@@ -175,7 +187,10 @@ class GroupTask(Functional):
             ]
         table, coefficient = self._pair_table(take_back=gram)
         if len(table):
-            result.append((1.0, PairTerm(weights, neurons, basis, table, self._output_loss, coefficient)))
+            term = PairTerm(
+                weights, neurons, basis, table, self._output_loss, coefficient, activation=self._of_pairs
+            )
+            result.append((1.0, term))
         return result
 
     def linearise(self, measure: ParticleMeasure, *, gram: bool | None = None) -> GroupLinearisation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from spectra.group_task import GroupLinearisation, GroupTask
 from spectra.networks import GroupNetwork
 from spectra.pair_terms import CrossEntropy, PairTerm, SquaredError
 from spectra.rounding import EPS
+from spectra.shaken import ShakenActivation, ShakenLoss, Shaker
 
 KINK_UNITS = 8  # units in the last place that a sum of coordinates is known to
 
@@ -117,6 +120,13 @@ class OutputTask(Functional):
             self.group, activation, gain=self.gain, loss=self.loss, tied=self.tied, pairs=self.pairs,
             device=self.basis.device,
         )  # fmt: skip
+
+    @override
+    def shaken(self, seed: int) -> OutputTask:
+        other, shaker = copy.copy(self), Shaker(seed)
+        other._output_loss = ShakenLoss(self._output_loss, shaker)
+        other.activation = ShakenActivation(self.activation, shaker)
+        return other
 
     @override
     def metric(self) -> OutputTask:

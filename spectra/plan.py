@@ -431,7 +431,12 @@ def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int
         Exact zeros are those that the rank of the kernel, at most the number of potentials, leaves.
     """
     found = dense_spectrum(flat_operator(functional.linearise(measure)))
-    rounding = of_points(measure, lambda at: flat_operator(functional.linearise(at)).matrix, seed=seed)
+    shaken = functional.shaken(seed)
+
+    def kernel(at: ParticleMeasure) -> torch.Tensor:
+        return flat_operator((functional if at is measure else shaken).linearise(at)).matrix
+
+    rounding = of_points(measure, kernel, seed=seed)
     seen = int((measure.points != 0).any(1).sum())
     null = len(measure) - min(seen, functional.potential_count)  # the kernel has no larger rank
     return dataclasses.replace(found.widened(rounding), null=null)

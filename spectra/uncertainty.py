@@ -46,11 +46,13 @@ def operator_uncertainty(
     probes = np.random.default_rng(seed).standard_normal((size, PROBES)) / PROBES**0.5
     probes = torch.as_tensor(probes, device=measure.points.device)
 
+    shaken = functional.shaken(seed)
+
     def variation(of: Functional, at: ParticleMeasure) -> SecondVariation:
         return SecondVariation(of.linearise(at), parts=parts)
 
     def image(at: ParticleMeasure) -> Tensor:
-        return variation(functional, at).apply(probes)
+        return variation(functional if at is measure else shaken, at).apply(probes)
 
     own = variation(functional, measure)
     others = (variation(other, measure) for other in functional.choices())

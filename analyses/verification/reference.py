@@ -190,5 +190,12 @@ def flat_reference(problem: RawProblem) -> list[DenseReference]:
         w = curvature[p] if curvature.ndim == 3 else curvature
         kernel = kernel + numbers.dot(heads.T, numbers.dot(w, heads))
     found = eigenvalues_of(kernel * problem.q, numbers)
+    # Probabilities are known to 72 places after the point, whatever their size, and multiply outputs twice.
+    largest = abs(problem.scale) * float(
+        np.abs(numbers.extended(level)).max(initial=0) * np.abs(problem.c).max()
+    )
+    places = 1e-70 * len(level) * problem.n * (largest**2 + 1)
+    relative = 1e-60 * float(np.abs(numbers.extended(kernel)).max(initial=0))
+    found = replace(found, error=found.error + problem.q * (places + relative))
     parts = SecondOrder(0, 0, outputs, gradient, kernel, None, 0.0)
     return [DenseReference(0.0, found, problem.q, True, (0.0, 0.0), parts, numbers)]

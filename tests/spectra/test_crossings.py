@@ -227,6 +227,7 @@ def opposed(errors, *, turn=0.0):
         # A turn by phi couples them by 2 sin(phi) cos(phi); with the bounds it is too much, alone it is not.
         (1e-11, 0.010, CrossingKind.CROSSING),
         (0.012, 0.010, CrossingKind.UNRESOLVED),
+        (0.012, -0.010, CrossingKind.UNRESOLVED),
     ],
 )
 def test_error_bounds_of_an_opposed_pair_count_as_coupling(errors, turn, kind):
@@ -373,3 +374,21 @@ def test_an_opposed_pair_is_looked_at_over_both_brackets(sense):
     found = summary_of(steps)
     assert len(found) == 2
     assert {kind for *_, kind in found} == {CrossingKind.UNRESOLVED}
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize(
+    ("error", "kind"), [(0.027, CrossingKind.CROSSING), (0.030, CrossingKind.UNRESOLVED)]
+)
+def test_the_largest_bound_of_both_ends_counts(place, error, kind):
+    steps = opposed(1e-11)
+    errors = np.full((2, 2), 1e-11)
+    errors[divmod(place, 2)] = error
+    steps = [SpectralStep(s.eigenvalues, e, s.vectors) for s, e in zip(steps, errors, strict=True)]
+    assert {found for *_, found in summary_of(steps)} == {kind}
+
+
+def test_crossings_late_in_a_step_are_seen():
+    """Zeros at 2/3 and at 20/29 of the step: in between, the determinant is positive."""
+    steps = diagonal([[-2.0, 2.0], [1.0, -0.9]])
+    assert {kind for *_, kind in summary_of(steps)} == {CrossingKind.CROSSING}

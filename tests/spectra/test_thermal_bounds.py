@@ -203,6 +203,14 @@ def test_constant_combinations_are_left_out():
     )
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_rank_does_not_depend_on_the_size_of_the_statistics(scale):
+    energy = energy_of("S2", "x1^2;x2^2;x3^2", "rho1^2+2*rho2^2")
+    energy.values = scale * energy.values
+    energy.__dict__["symmetries"] = np.zeros((0, 3))
+    assert whitened(energy, 1.0, np.zeros(3)).root.shape == (3, 2)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_rotations_that_move_the_measure_are_taken_apart(scale):
     """The magnet on S2: two directions across the magnetisation, one along it."""
