@@ -4,9 +4,10 @@ import torch
 
 from manifold.measures import ParticleMeasure
 from manifold.monomials import Monomials
-from spectra.conformance import check_functional
-from spectra.functionals import PotentialFunctional
-from spectra.plan import compute_spectrum, plan_spectrum
+from spectra.functionals.base import PotentialFunctional
+from spectra.functionals.conformance import check_functional
+from spectra.methods.compute import compute_spectrum
+from spectra.methods.plan import plan_spectrum
 
 symbols = Monomials([[2, 1], [1, 0], [0, 3]], names=("x^2 y", "x", "y^3"))
 

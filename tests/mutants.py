@@ -1,11 +1,11 @@
 """Which changed formulas do the tests see? A mutation runner for one file of this repository.
 
-``python -m tests.mutants spectra/density.py tests/spectra/test_density.py`` changes one operator, constant,
-comparison or function name of the file at a time and runs the tests that execute its line, the quickest
-first. Imports and the collection of tests are done once: every mutant lives in a forked child, where the code
-of the changed functions is put in place of the loaded one. The file stays as it is. What survives is printed
-as a line to read: a test is missing, or the change means nothing. Nothing is random. ``docs/mutation.md``
-says more.
+``python -m tests.mutants spectra/solvers/density.py tests/spectra/solvers/test_density.py`` changes one
+operator, constant, comparison or function name of the file at a time and runs the tests that execute its
+line, the quickest first. Imports and the collection of tests are done once: every mutant lives in a forked
+child, where the code of the changed functions is put in place of the loaded one. The file stays as it is.
+What survives is printed as a line to read: a test is missing, or the change means nothing. Nothing is random.
+``docs/mutation.md`` says more.
 """
 
 from __future__ import annotations

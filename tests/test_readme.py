@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from analyses.cli import build_app
+from analyses.commands.options.application import build_app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 CHEAP = ("temperature --space", "maxent --space", "construct partial", "compose multiply")

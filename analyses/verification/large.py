@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from analyses.verification.checks import Check, unchecked
-from analyses.verification.problem import RawProblem
-from analyses.verification.products import Ends, lanczos_ends
+from analyses.verification.exact.problem import RawProblem
+from analyses.verification.exact.products import Ends, lanczos_ends
 from analyses.verification.spectrum import SpectrumClaim
 
 METHOD = "Lanczos in double precision from another start, full orthogonalisation"

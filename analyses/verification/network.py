@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from analyses.verification.checks import Check, equal, near, unchecked
+from analyses.verification.exact.numbers import DOUBLE, EXTENDED
+from analyses.verification.exact.problem import RawProblem
+from analyses.verification.exact.products import PlainProducts
+from analyses.verification.exact.reference import dense_references, flat_reference
 from analyses.verification.large import large_spectrum_checks
-from analyses.verification.numbers import DOUBLE, EXTENDED
 from analyses.verification.potentials import ROUNDING, Potentials, accuracy_bounds, potentials_of
-from analyses.verification.problem import RawProblem
-from analyses.verification.products import PlainProducts
-from analyses.verification.reference import dense_references, flat_reference
 from analyses.verification.spectrum import SpectrumClaim, spectrum_checks
 
 DENSE_DIMENSION = 1200  # of the extended reference: seconds on one core

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyses.verification.problem import RawProblem
+from analyses.verification.exact.problem import RawProblem
 
 LARGEST_GROUP = 40  # n^3 q products of coefficients
 ROUNDING = 1e-13  # of E|z|^3 and the like: what doubles leave of sums over neurons and elements

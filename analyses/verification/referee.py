@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from analyses.studies import read_study
-from analyses.subjects import Subject
+from analyses.common.study_files import read_study
+from analyses.subjects.subject import Subject
 from analyses.verification.checks import Check, equal
-from analyses.verification.problem import RawProblem
+from analyses.verification.exact.problem import RawProblem
 from manifold.errors import InputError
 
 KINDS = ("checkpoint", "crossings", "maxent")

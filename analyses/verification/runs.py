@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from analyses.studies import Progress, silent
+from analyses.common.study_files import Progress, silent
 from analyses.verification.checks import Check, unchecked
+from analyses.verification.exact.problem import RawProblem
+from analyses.verification.exact.products import PlainProducts
+from analyses.verification.exact.reference import DenseReference, dense_references, flat_reference
 from analyses.verification.network import DENSE_DIMENSION, loss_checks
-from analyses.verification.problem import RawProblem
-from analyses.verification.products import PlainProducts
-from analyses.verification.reference import DenseReference, dense_references, flat_reference
 from analyses.verification.spectrum import SpectrumClaim, gravity, spectrum_checks
 
 MOST_STEPS = 24  # evenly spread; each costs a dense reference

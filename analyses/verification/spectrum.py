@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyses.verification.checks import Check, equal, unchecked
-from analyses.verification.reference import DenseReference
+from analyses.verification.exact.reference import DenseReference
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from analyses.verification.checks import Check
-from analyses.verification.reference import DenseReference, dense_references, flat_reference
+from analyses.verification.exact.reference import DenseReference, dense_references, flat_reference
 from analyses.verification.spectrum import SpectrumClaim, spectrum_checks
 from manifold.errors import RhoscopeError
-from spectra.assembly import can_assemble
-from spectra.eigen import dense_spectrum
-from spectra.partition import check_blocks, frequency_blocks
-from spectra.plan import SpectrumPlan, SpectrumResult, compute_spectrum, plan_spectrum
-from spectra.sylvester import count_signs
-from spectra.uncertainty import operator_uncertainty
-from spectra.variation import SecondVariation
+from spectra.blocks.partition import check_blocks, frequency_blocks
+from spectra.certificates.inertia import count_signs
+from spectra.certificates.uncertainty import operator_uncertainty
+from spectra.methods.compute import SpectrumResult, compute_spectrum
+from spectra.methods.plan import SpectrumPlan, plan_spectrum
+from spectra.operators.assembly import can_assemble
+from spectra.operators.variation import SecondVariation
+from spectra.solvers.spectrum import dense_spectrum
 from tests.analyses.verification.nasty import Nasty, nasty
 
 KRYLOV_COUNT = 3

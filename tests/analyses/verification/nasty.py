@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analyses.subjects import Subject
-from analyses.verification.problem import RawProblem
-from manifold.groups import FiniteAbelianGroup
-from spectra import constructions
-from spectra.activations import SQUARE, Polynomial, parse_activation
-from spectra.networks import GroupNetwork
+from analyses.subjects.subject import Subject
+from analyses.verification.exact.problem import RawProblem
+from manifold.groups.abelian import FiniteAbelianGroup
+from spectra.networks import constructions
+from spectra.networks.activations import SQUARE, Polynomial, parse_activation
+from spectra.networks.group_network import GroupNetwork
 
 GROUPS = [(2,), (3,), (4,), (5,), (6,), (7,), (8,), (2, 2), (2, 3), (2, 4), (2, 2, 2)]
 LOSSES = ("projected_mse", "mse", "cross_entropy")

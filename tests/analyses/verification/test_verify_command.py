@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.training import TrainingPlan, train
+from analyses.training.trainer import TrainingPlan, train
 from manifold.errors import RhoscopeError
-from tests.analyses.test_analyze import call
+from tests.analyses.commands.test_analyze import call
 
 
 @pytest.fixture(scope="module")

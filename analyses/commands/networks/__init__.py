@@ -1,0 +1,1 @@
+"""Commands about networks and files: train, inspect, convert, construct, compose."""

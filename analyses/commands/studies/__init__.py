@@ -1,0 +1,1 @@
+"""Commands that make a study: analyze, crossings, maxent, temperature, complexity."""

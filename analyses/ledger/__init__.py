@@ -1,1 +1,0 @@
-"""The claims ledger: each formal claim about the theory, measured, with its hypotheses and a verdict."""
