@@ -1,6 +1,7 @@
 """The house keeps its floors and rooms: imports go only downward, rooms stay small, maps are true."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,13 @@ def test_lower_floors_do_not_print(floor):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id
             assert called != "print", f"{file.name}:{node.lineno} prints"
+
+
+def test_the_map_names_files_and_rooms_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(r"`((?:manifold|spectra|analyses)/[\w/.]*)`", text)
+    assert len([name for name in named if name.endswith(".py")]) >= 10
+    for name in named:
+        assert (ROOT / name).exists(), name
+    listed = {name.rstrip("/") for name in named if not name.endswith(".py")}
+    assert {room for room in ROOMS if room.count("/") == 1} <= listed | {"analyses"}

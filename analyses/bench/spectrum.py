@@ -15,7 +15,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from analyses.bench.timing import flop_rates, interleaved_seconds
-from analyses.common.study_files import Progress, rhoscope_version, silent
+from analyses.common.study_files import Progress, silent
+from analyses.common.versions import rhoscope_version
 from analyses.training.trainer import RawGradient, TrainingPlan
 from spectra.methods.large_end import prepare_large_end
 from spectra.methods.small_end import prepare_small_end

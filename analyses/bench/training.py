@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from analyses.bench.timing import median_seconds
-from analyses.common.study_files import Progress, rhoscope_version, silent
+from analyses.common.study_files import Progress, silent
+from analyses.common.versions import rhoscope_version
 from analyses.training.trainer import RawGradient, TrainingPlan
 
 CASES = ("Z23", "Z113")

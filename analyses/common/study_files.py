@@ -10,13 +10,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 
+from analyses.common.versions import rhoscope_version
 from manifold.errors import InputError, OutputExistsError, RhoscopeError
 
 SCHEMA_VERSION = 1
@@ -80,14 +81,6 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise RhoscopeError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def rhoscope_version() -> str:
-    """The installed version of rhoscope, or ``"unknown"`` from a bare source tree."""
-    try:
-        return version("rhoscope")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def provenance(*, seed: int | None = None, device: str = "cpu", dtype: str = "float64") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from analyses.common.versions import rhoscope_version
 from manifold.errors import InputError
 
 # Every command is a module in one of the rooms of analyses.commands, and offers ``register(app)``.
@@ -20,16 +21,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "studies": ("analyze", "crossings", "temperature", "maxent", "complexity"),
     "evidence": ("claims", "verify", "report", "demo", "bench"),
 }
-
-
 COMMANDS = {command: f"analyses.commands.{room}.{command}" for room, own in ROOMS.items() for command in own}
-
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # wherever typer keeps its click
 
 
 def build_app(only: str | None = None) -> typer.Typer:
-    """The typer application with every command, or with the one asked for (much faster to start)."""
+    """The typer application, with all commands or those that the first word asks for (much faster to start)."""
     app = typer.Typer(
         name="rhoscope",
         cls=_Commands,
@@ -38,15 +36,27 @@ def build_app(only: str | None = None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
-    def _main() -> None:
+    def _main(
+        version: bool = typer.Option(
+            False, "--version", callback=_say_version, is_eager=True, help="Print the version."
+        ),
+    ) -> None:
         pass
 
-    for module in (COMMANDS[only],) if only in COMMANDS else COMMANDS.values():
-        importlib.import_module(module).register(app)
+    needed = [] if only == "--version" else [only] if only in COMMANDS else COMMANDS
+    for command in needed:
+        importlib.import_module(COMMANDS[command]).register(app)
     return app
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rhoscope {rhoscope_version()}")
+        raise typer.Exit
 
 
 class _Commands(TyperGroup):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from analyses import cli
 from analyses.commands.options.common import check_outputs, deliver
@@ -283,3 +285,24 @@ def test_a_broken_output_does_not_cost_the_others(tmp_path, monkeypatch):
     with pytest.raises(Exception, match="wall"):
         deliver({}, study=study, out=tmp_path / "wall" / "s.nc", csv=tmp_path / "t", json=True, force=False)
     assert (tmp_path / "t" / "loss.csv").read_text() == "loss\n1.0\n"
+
+
+def test_the_version_is_said_without_loading_anything_heavy():
+    code = (
+        "import sys; sys.argv = ['rhoscope', '--version']\n"
+        "from analyses.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'scipy', 'xarray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, last = done.stdout.splitlines()
+    assert first.startswith("rhoscope ")
+    assert last == "0 []"
+
+
+def test_h_is_help():
+    short, long = (
+        CliRunner().invoke(cli.build_app("inspect"), ["inspect", word]) for word in ("-h", "--help")
+    )
+    assert short.exit_code == 0
+    assert short.stdout == long.stdout
