@@ -27,7 +27,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # wherever typer kee
 
 
 def build_app(only: str | None = None) -> typer.Typer:
-    """The typer application, with all commands or those that the first word asks for (much faster to start)."""
+    """The typer application with all commands, or those that the first word asks for (faster to start)."""
     app = typer.Typer(
         name="rhoscope",
         cls=_Commands,
