@@ -199,8 +199,8 @@ def _span_spectrum(
     found = dataclasses.replace(found.widened(uncertainty + tilt), missing=space.rank_bound - space.rank)
     if not np.isfinite(tilt):
         found = dataclasses.replace(found, converged=False, reason=Reason.DEPENDENT)
-    if found.missing or not found.converged:  # nothing is said about what leaves a space that is not known
-        leak = None
+    if not found.converged or (found.missing and not space.rank):
+        leak = None  # nothing is said about what leaves a space that is not known
     return SpectrumResult(
         plan, found, space.rank, space.gap, deflated.removed, leak,
         lambda vectors: spread(restricted.lift(vectors)), functions=space.rank_bound,

@@ -428,12 +428,13 @@ import json, sys, torch
 from analyses.subjects.subject import Subject
 from manifold.groups.abelian import FiniteAbelianGroup
 from spectra.networks.group_network import GroupNetwork
-from spectra.methods.plan import compute_spectrum, plan_spectrum
+from spectra.methods.compute import compute_spectrum
+from spectra.methods.plan import plan_spectrum
 n, q, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 rng = torch.Generator().manual_seed(0)
 weights = [0.3 * torch.randn(n, q, generator=rng, dtype=torch.float64) for _ in range(3)]
 subject = Subject(GroupNetwork(FiniteAbelianGroup.parse(f"Z{n}"), *weights))
-from spectra import plan as planning
+from spectra.methods import plan as planning
 planning.DENSE_LIMIT, planning.DENSE_WORK = (0, 0.0) if options.get("count") == 3 else (4000, 2e12)
 plan = plan_spectrum(subject.objective, subject.measure, **options)
 compute_spectrum(plan, subject.objective, subject.measure)

@@ -380,7 +380,9 @@ class TestStart:
             assert set(fresh.read(tmp_path / "net.pt").tensors) == {"w_a", "w_b", "w_c"}
 
     def test_a_child_that_does_not_start_is_no_fault_of_the_file(self, installed, tmp_path_factory):
-        (installed / "analyses" / "reading" / "worker.py").write_text("raise ImportError('no such thing')")
+        (installed / "analyses" / "checkpoints" / "reader_worker.py").write_text(
+            "raise ImportError('no such thing')"
+        )
         path = tmp_path_factory.mktemp("net") / "net.pt"
         torch.save(state(), path)
         with CheckpointReader() as fresh, pytest.raises(CheckpointError, match="no such thing") as caught:
