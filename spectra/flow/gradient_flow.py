@@ -16,6 +16,8 @@ from manifold.errors import InputError, NotConvergedError
 from manifold.measures import ParticleMeasure
 from spectra.functionals.base import Functional
 
+MOST_STEPS = 20_000  # between two times: stable steps are about 3/|L| long, a flow time takes tens of them
+
 
 def gradient_flow(
     functional: Functional, measure: ParticleMeasure, times: np.ndarray, *, rtol: float = 1e-6,
@@ -44,7 +46,7 @@ def gradient_flow(
     InputError
         If the times are not ascending and non-negative.
     NotConvergedError
-        If the integrator's step vanishes.
+        If the integrator's step vanishes, or 20,000 of them do not reach the next time.
     """
     times = np.asarray(times, dtype=float)
     if len(times) and (times[0] < 0 or (np.diff(times) < 0).any()):
@@ -63,8 +65,15 @@ def gradient_flow(
             continue
         if solver is None:
             solver = scipy.integrate.RK45(velocity, 0.0, start, np.inf, rtol=rtol, atol=atol)
+        steps = 0
         while solver.t < time:
             problem = solver.step()
+            steps += 1
+            if steps > MOST_STEPS:
+                raise NotConvergedError(
+                    f"flow: {MOST_STEPS:,} steps of the integrator reach t = {solver.t:.3g} of {time:.3g}; "
+                    "ask for times that lie closer"
+                )
             if solver.status == "failed":
                 raise NotConvergedError(f"flow: the integrator stopped at t = {solver.t:.6g}: {problem}")
         flat = solver.dense_output()(time)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifold.errors import InputError
+from manifold.errors import InputError, NotConvergedError
 from manifold.groups.abelian import FiniteAbelianGroup
 from manifold.measures import ParticleMeasure
 from spectra.branches.motion import monotony, split_moves, third_derivative_range
@@ -109,3 +109,14 @@ def test_moves_are_attributed_to_the_part_that_moved():
     assert bent.leading(-1)["by_curvature"] == 1.0
     total = bent.gram + bent.curvature + bent.local
     assert total == pytest.approx(np.diff(values, axis=0), nan_ok=True)
+
+
+def test_a_flow_that_would_never_end_is_refused(monkeypatch):
+    monkeypatch.setattr("spectra.flow.gradient_flow.MOST_STEPS", 40)
+    task = GroupTask(FiniteAbelianGroup((3,)))
+    rng = np.random.default_rng(0)
+    start = ParticleMeasure(torch.as_tensor(rng.standard_normal((2, task.dimension))))
+    *_, last = gradient_flow(task, start, [0.1])
+    assert task.value(last) < task.value(start)
+    with pytest.raises(NotConvergedError, match=r"40 steps of the integrator reach t = .* of 1e\+30"):
+        list(gradient_flow(task, start, [1e30]))
