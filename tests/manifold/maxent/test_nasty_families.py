@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manifold.errors import NotConvergedError
+from manifold.errors import NotConvergedError, TooLargeError
 from manifold.maxent.family import MaxEntFamily
 from manifold.maxent.fitting import Reason, fit
 from manifold.spaces.embedded import parse_space
@@ -92,6 +92,9 @@ def test_five_hundred_nasty_families():
     for seed in range(500):
         try:
             nasty, ratios, result = judged(seed)
+        except TooLargeError:  # said before the work, with a way out
+            refused += 1
+            continue
         except ValueError as error:
             if "reference" not in str(error):
                 raise
