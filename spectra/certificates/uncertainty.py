@@ -5,13 +5,15 @@ By Weyl no eigenvalue, nor one of any compression, moves by more than the norm o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from manifold.measures import ParticleMeasure
 from spectra.blocks.spectrum import coupling_bound
-from spectra.functionals.base import BOTH, Functional
+from spectra.functionals.base import BOTH, Functional, Linearisation
 from spectra.operators.variation import SecondVariation
 from spectra.rounding import of_points
 
@@ -46,15 +48,40 @@ def operator_uncertainty(
     probes = np.random.default_rng(seed).standard_normal((size, PROBES)) / PROBES**0.5
     probes = torch.as_tensor(probes, device=measure.points.device)
 
+    def variation(of: Functional) -> SecondVariation:
+        return SecondVariation(of.linearise(measure), parts=parts)
+
+    def image(at: Linearisation) -> Tensor:
+        return SecondVariation(at, parts=parts).apply(probes)
+
+    own = variation(functional)
+    others = (variation(other) for other in functional.choices())
+    kinks = [coupling_bound(own, other, negligible=0.0, seed=seed) for other in others]
+    return of_linearisation(functional, measure, image, seed=seed) + max(kinks, default=0.0)
+
+
+def of_linearisation(
+    functional: Functional, measure: ParticleMeasure, image: Callable[[Linearisation], Tensor], *, seed: int
+) -> float:
+    """What rounding of the points, and inside the functional, does to an image of its linearisation.
+
+    Parameters
+    ----------
+    functional : Functional
+    measure : ParticleMeasure
+    image : callable
+        Maps a linearisation to a tensor, smoothly.
+    seed : int
+        Of the moves.
+
+    Returns
+    -------
+    float
+        Frobenius norm, see `spectra.rounding.of_points`; at moved points the functional is shaken too.
+    """
     shaken = functional.shaken(seed)
 
-    def variation(of: Functional, at: ParticleMeasure) -> SecondVariation:
-        return SecondVariation(of.linearise(at), parts=parts)
+    def moved(at: ParticleMeasure) -> Tensor:
+        return image((functional if at is measure else shaken).linearise(at))
 
-    def image(at: ParticleMeasure) -> Tensor:
-        return variation(functional if at is measure else shaken, at).apply(probes)
-
-    own = variation(functional, measure)
-    others = (variation(other, measure) for other in functional.choices())
-    kinks = [coupling_bound(own, other, negligible=0.0, seed=seed) for other in others]
-    return of_points(measure, image, seed=seed) + max(kinks, default=0.0)
+    return of_points(measure, moved, seed=seed)

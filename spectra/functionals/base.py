@@ -106,7 +106,7 @@ class Functional(ABC):
         return []
 
     def shaken(self, seed: int) -> Functional:
-        """The same with its own intermediate results moved at random by 2^-44; default: nothing to move."""
+        """The same with its own intermediate results moved at random, far above rounding; default: none."""
         return self
 
     def value(self, measure: ParticleMeasure) -> float:

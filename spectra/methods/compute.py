@@ -16,7 +16,7 @@ from manifold.monomials import Monomials
 from spectra.blocks.partition import frequency_blocks
 from spectra.blocks.spectrum import Report, blocked_spectrum
 from spectra.certificates.convex_bounds import local_eigenvalues, with_local_bounds
-from spectra.certificates.uncertainty import operator_uncertainty
+from spectra.certificates.uncertainty import of_linearisation, operator_uncertainty
 from spectra.functionals.base import Functional
 from spectra.methods.chart import chart_spectrum
 from spectra.methods.large_end import prepare_large_end
@@ -26,7 +26,7 @@ from spectra.methods.span_spectrum import compress_to_span
 from spectra.operators.gradient_span import span_of_form, span_of_gradients
 from spectra.operators.single_precision import in_single_precision
 from spectra.operators.variation import DeflatedVariation, RestrictedVariation, SecondVariation, flat_operator
-from spectra.rounding import arithmetic, of_points
+from spectra.rounding import arithmetic
 from spectra.solvers.block_lanczos import block_spectrum, norm_bound
 from spectra.solvers.density import SpectralDensity, spectral_density
 from spectra.solvers.spectrum import Reason, Spectrum, dense_spectrum, power_norm
@@ -172,12 +172,7 @@ def flat_spectrum(functional: Functional, measure: ParticleMeasure, *, seed: int
         Exact zeros are those that the rank of the kernel, at most the number of potentials, leaves.
     """
     found = dense_spectrum(flat_operator(functional.linearise(measure)))
-    shaken = functional.shaken(seed)
-
-    def kernel(at: ParticleMeasure) -> torch.Tensor:
-        return flat_operator((functional if at is measure else shaken).linearise(at)).matrix
-
-    rounding = of_points(measure, kernel, seed=seed)
+    rounding = of_linearisation(functional, measure, lambda at: flat_operator(at).matrix, seed=seed)
     seen = int((measure.points != 0).any(1).sum())
     null = len(measure) - min(seen, functional.potential_count)  # the kernel has no larger rank
     return dataclasses.replace(found.widened(rounding), null=null)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -55,15 +55,12 @@ def span_of_gradients(
     def rounded(at: ParticleMeasure) -> Tensor:  # a moved particle leaves its kink, which is not rounding
         return torch.where(change > 0, table, gradients(functional, at))
 
+    def span(gradients: Tensor, noise: Tensor) -> TangentSpace:
+        return tangent_space(gradients, space, functions=m, noise=noise)
+
     noise, change = of_rows(measure, rounded, table), change.amax(1)
-    span = partial(tangent_space, space=space, functions=m)
-    found = span(table, noise=noise)
-    if not bool(change.any()) or all(
-        one.rank == space.dimension
-        for one in (found, *(span(gradients(other, measure), noise=noise) for other in others))
-    ):
-        return found
-    return span(table, noise=noise + change)
+    turned = (gradients(other, measure) for other in others)
+    return _unless_filled(span, table, turned, noise, change, space.dimension)
 
 
 def span_of_form(functional: Functional, measure: ParticleMeasure, space: Complement) -> TangentSpace:
@@ -93,15 +90,25 @@ def span_of_form(functional: Functional, measure: ParticleMeasure, space: Comple
     def rounded(at: ParticleMeasure) -> Tensor:
         return torch.where(change > 0, roots, _form(functional, at).diagonal().sqrt())[:, None]
 
+    def span(form: Tensor, moved: Tensor) -> TangentSpace:
+        return tangent_space_of_metric(form, space, functions=functional.potential_count, moved=moved)
+
     moved = of_rows(measure, rounded, roots[:, None])
-    span = partial(tangent_space_of_metric, space=space, functions=functional.potential_count)
-    found = span(form, moved=moved)
-    if not bool(change.any()) or all(
-        one.rank == space.dimension
-        for one in (found, *(span(_form(other, measure), moved=moved) for other in others))
-    ):
+    turned = (_form(other, measure) for other in others)
+    return _unless_filled(span, form, turned, moved, change, space.dimension)
+
+
+def _unless_filled(
+    span: Callable[[Tensor, Tensor], TangentSpace], own: Tensor, turned: Iterable[Tensor], noise: Tensor,
+    change: Tensor, full: int,
+) -> TangentSpace:  # fmt: skip
+    """T_R where gradients fill all dimensions with every slope, else of the rows that no kink decides."""
+    found = span(own, noise)
+    if not bool(change.any()):
         return found
-    return span(form, moved=moved + change)
+    if found.rank == full and all(span(table, noise).rank == full for table in turned):
+        return found
+    return span(own, noise + change)
 
 
 def _form(functional: Functional, measure: ParticleMeasure) -> Tensor:

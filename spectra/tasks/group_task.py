@@ -17,7 +17,7 @@ from spectra.functionals.base import BOTH, Functional, Linearisation
 from spectra.networks.activations import SQUARE, Activation, Polynomial
 from spectra.tasks.gram_terms import SquaresTerm, TargetTerm, Term, TrilinearTerm, Triple
 from spectra.tasks.pair_terms import CrossEntropy, OutputLoss, PairTerm, SquaredError
-from spectra.tasks.shaken import ShakenActivation, ShakenLoss, Shaker
+from spectra.tasks.shaken import shaken_pair
 
 LOSSES = ("projected_mse", "mse", "cross_entropy")
 
@@ -159,9 +159,8 @@ class GroupTask(Functional):
 
     @override
     def shaken(self, seed: int) -> GroupTask:
-        other, shaker = copy.copy(self), Shaker(seed)
-        other._output_loss = ShakenLoss(self._output_loss, shaker)
-        other._of_pairs = ShakenActivation(self._of_pairs, shaker)
+        other = copy.copy(self)
+        other._of_pairs, other._output_loss = shaken_pair(self._of_pairs, self._output_loss, seed)
         return other
 
     @property

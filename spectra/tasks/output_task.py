@@ -18,7 +18,7 @@ from spectra.rounding import EPS
 from spectra.tasks.gram_terms import Term
 from spectra.tasks.group_task import GroupLinearisation, GroupTask
 from spectra.tasks.pair_terms import CrossEntropy, PairTerm, SquaredError
-from spectra.tasks.shaken import ShakenActivation, ShakenLoss, Shaker
+from spectra.tasks.shaken import shaken_pair
 
 KINK_UNITS = 8  # units in the last place that a sum of coordinates is known to
 
@@ -123,9 +123,8 @@ class OutputTask(Functional):
 
     @override
     def shaken(self, seed: int) -> OutputTask:
-        other, shaker = copy.copy(self), Shaker(seed)
-        other._output_loss = ShakenLoss(self._output_loss, shaker)
-        other.activation = ShakenActivation(self.activation, shaker)
+        other = copy.copy(self)
+        other.activation, other._output_loss = shaken_pair(self.activation, self._output_loss, seed)
         return other
 
     @override

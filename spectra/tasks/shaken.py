@@ -91,3 +91,20 @@ class ShakenLoss(OutputLoss):
     @override
     def curvature_root(self, f: Tensor, features: Tensor) -> Tensor:
         return self._shaken(self.exact.curvature_root(f, features))
+
+
+def shaken_pair(activation: Activation, loss: OutputLoss, seed: int) -> tuple[Activation, OutputLoss]:
+    """Both functions of a loss over pairs, shaken by one generator.
+
+    Parameters
+    ----------
+    activation : Activation
+    loss : OutputLoss
+    seed : int
+
+    Returns
+    -------
+    tuple of Activation and OutputLoss
+    """
+    shaker = Shaker(seed)
+    return ShakenActivation(activation, shaker), ShakenLoss(loss, shaker)
